@@ -1,0 +1,233 @@
+"""
+What travels: a Command goes one way, its one Reply comes back.
+
+Plain data. Knows nothing of queues, workers or HTTP; every time here is in
+seconds on the gate's own (monotonic) clock.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.defer import Deferred
+    from twisted.python.failure import Failure
+
+    from jobgate.gate.queues import CommandQueue
+
+__all__ = ["DONE", "RUNNING", "WAITING", "Command", "Reply", "ReplyStream", "Worker"]
+
+WAITING, RUNNING, DONE = "waiting", "running", "done"
+"""The three states of a command: in a queue, at a worker, settled."""
+
+
+_FOREVER = float("inf")
+
+
+class Worker(Protocol):
+    """
+    What a Runner drives: anything that can be handed a command.
+
+    Attributes:
+        name: The worker's name, as in `Jobgate-Worker`.
+    """
+
+    name: str
+
+    @property
+    def lanes(self) -> int:
+        """How many commands it runs at the same time: one, if it answers in order."""
+
+    @property
+    def room(self) -> int:
+        """How many more commands it can be handed now."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has no command in hand."""
+
+    def send(self, command: Command) -> bool:
+        """Hand over a command; False if the worker turns out to be unfit. Never raises."""
+
+    def cancel(self, command: Command) -> None:
+        """Nobody wants this command's reply any more: do as the queue's `cancel` says."""
+
+    def overran(self, cause: str) -> None:
+        """One of its commands ran too long: end it."""
+
+
+class Reply:
+    """
+    The one outcome of a command that did not fail.
+
+    Attributes:
+        body: The worker's bytes; for a streamed reply empty.
+        content_type: What the worker said it is.
+        status: The HTTP status the worker chose, 200 unless it said otherwise.
+        stream: The parts of a streamed reply as they come, else None.
+    """
+
+    __slots__ = ("body", "content_type", "status", "stream")
+
+    def __init__(
+        self,
+        body: bytes | bytearray,
+        content_type: str,
+        status: int = 200,
+        stream: ReplyStream | None = None,
+    ) -> None:
+        self.body = body
+        self.content_type = content_type
+        self.status = status
+        self.stream = stream
+
+    def __repr__(self) -> str:
+        return f"<Reply {self.status} {self.content_type} {len(self.body)} B>"
+
+
+class ReplyStream:
+    """
+    The parts of a streamed reply, kept until a reader is there, then passed on.
+
+    A worker writes with `chunk` and `end`; the caller's side reads with `read`.
+    """
+
+    __slots__ = ("_chunks", "_end", "_ended", "_on_chunk", "_on_end")
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes | bytearray] = []
+        self._ended = False
+        self._end: Failure | None = None
+        self._on_chunk: Callable[[bytes | bytearray], None] | None = None
+        self._on_end: Callable[[Failure | None], None] | None = None
+
+    def read(
+        self,
+        on_chunk: Callable[[bytes | bytearray], None],
+        on_end: Callable[[Failure | None], None],
+    ) -> None:
+        """Pass on what has come and all that will; `on_end` gets None or why it broke."""
+        self._on_chunk, self._on_end = on_chunk, on_end
+        chunks, self._chunks = self._chunks, []
+        for chunk in chunks:
+            on_chunk(chunk)
+        if self._ended:
+            on_end(self._end)
+
+    def chunk(self, data: bytes | bytearray) -> None:
+        """A part has come; ignored after the end."""
+        if self._ended or not data:
+            return
+        if self._on_chunk is None:
+            self._chunks.append(data)
+        else:
+            self._on_chunk(data)
+
+    def end(self, failure: Failure | None = None) -> None:
+        """Nothing more will come; only the first call counts."""
+        if self._ended:
+            return
+        self._ended, self._end = True, failure
+        if self._on_end is not None:
+            self._on_end(failure)
+
+
+class Command:
+    """
+    One piece of work.
+
+    Attributes:
+        queue: The name of its queue.
+        id: Opaque, unguessable, sortable by time (`Jobgate-Id`).
+        body: The caller's bytes.
+        content_type: What the caller said they are.
+        priority: 0 (first) to 7, as in RFC 9218.
+        headers: What is handed on to the worker: `traceparent`, `jobgate-key`.
+        accepted: When the gate took it.
+        deadline: When its caller's time is up (queue and run together).
+        queue_deadline: When it has waited too long; its queue sets it.
+        due: The next moment at which something about it must be looked at.
+        attempt: Starts, the one under way included.
+        deaths: Workers that died while it alone was with them.
+        began: When its present start began to run; 0 while it waits.
+        ended: When it was settled; 0 before.
+        worker: The worker that has it, or had it last.
+        shard: The CommandQueue it belongs to.
+        declined: Workers that will not have it.
+        state: WAITING, RUNNING or DONE.
+        reply: Fires once with a Reply or a JobgateError.
+        stream: Where the parts of a streamed reply go, once one has come.
+        bucket: Where the deadlines keep it.
+        caller: The name of the token it was sent with, for the audit.
+    """
+
+    __slots__ = (
+        "accepted",
+        "attempt",
+        "began",
+        "body",
+        "bucket",
+        "caller",
+        "content_type",
+        "deadline",
+        "deaths",
+        "declined",
+        "due",
+        "ended",
+        "forget",
+        "headers",
+        "id",
+        "priority",
+        "queue",
+        "queue_deadline",
+        "reply",
+        "shard",
+        "state",
+        "stream",
+        "worker",
+    )
+
+    reply: Deferred[Reply]
+    shard: CommandQueue
+
+    def __init__(
+        self,
+        queue: str,
+        id: str,  # noqa: A002 (the contract's word)
+        body: bytes,
+        content_type: str,
+        priority: int,
+        accepted: float,
+        deadline: float,
+    ) -> None:
+        self.queue = queue
+        self.id = id
+        self.body = body
+        self.content_type = content_type
+        self.priority = priority
+        self.headers: dict[str, str] | None = None
+        self.accepted = accepted
+        self.deadline = deadline
+        self.queue_deadline = _FOREVER
+        self.due = deadline
+        self.attempt = 0
+        self.deaths = 0
+        self.began = 0.0
+        self.ended = 0.0
+        self.worker: Worker | None = None
+        self.declined: list[Worker] | None = None
+        self.state = WAITING
+        self.stream: ReplyStream | None = None
+        self.bucket = 0
+        self.caller = ""
+        self.forget: Callable[[Command], None] | None = None
+
+    def leave(self, _: object = None) -> None:
+        """The caller is gone: what the reply's Deferred calls when it is cancelled."""
+        if self.forget is not None:
+            self.forget(self)
+
+    def __repr__(self) -> str:
+        return f"<Command {self.queue} {self.id} {self.state} attempt={self.attempt}>"

@@ -1,0 +1,465 @@
+"""
+The configuration: load it, check it, explain what is wrong with it.
+
+`jobgate.toml` becomes a `GateConfig`; every key, its type and its default is a field
+here (contract section 3). Must not start or open anything.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+import tomllib
+import types
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from jobgate.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "Bytes",
+    "GateConfig",
+    "GateSettings",
+    "QueueConfig",
+    "Rate",
+    "Seconds",
+    "TokenConfig",
+    "WorkerConfig",
+    "from_tables",
+    "is_loopback",
+    "load",
+    "to_toml",
+]
+
+_QUEUE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+_GATE_NAME = re.compile(r"[A-Za-z0-9._~-]{1,64}\Z")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\Z")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|[KMGT]i?B)?\Z")
+_RATE = re.compile(r"(\d+(?:\.\d+)?)/(s|m|h|d)\Z")
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZES = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+_GRANT = re.compile(r"(call|push|pull|work):(\*|[A-Za-z0-9._*-]+)\Z|(jobs|admin|metrics)\Z")
+_MAX_BODY = 63 * 1024 * 1024
+"""Bytes: a body and its meta must fit one frame of 64 MiB."""
+
+
+class Seconds(float):
+    """A duration: a number of seconds, or a text such as `500ms` or `2m`."""
+
+    __slots__ = ()
+    wanted = 'a number of seconds, or a text such as "500ms" or "2m"'
+
+    @classmethod
+    def read(cls, value: object) -> Seconds:
+        """
+        Raises:
+            ValueError: It is no duration.
+        """
+        if isinstance(value, str) and (match := _DURATION.match(value)):
+            return cls(float(match[1]) * _UNITS[match[2]])
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if value >= 0 and isfinite(value):
+                return cls(value)
+        raise ValueError
+
+
+class Bytes(int):
+    """A size: a number of bytes, or a text such as `16MiB`."""
+
+    wanted = 'a number of bytes, or a text such as "64KiB" or "16MiB"'
+
+    @classmethod
+    def read(cls, value: object) -> Bytes:
+        """
+        Raises:
+            ValueError: It is no size.
+        """
+        if isinstance(value, str) and (match := _SIZE.match(value)):
+            unit = match[2] or "B"
+            return cls(int(float(match[1]) * _SIZES.get(unit[0], 1)))
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return cls(value)
+        raise ValueError
+
+
+class Rate(float):
+    """Requests a second, written `100/s`, `600/m` or `1000/h`."""
+
+    __slots__ = ()
+    wanted = 'a text such as "100/s", "600/m" or "1000/h"'
+
+    @classmethod
+    def read(cls, value: object) -> Rate:
+        """
+        Raises:
+            ValueError: It is no rate.
+        """
+        if isinstance(value, str) and (match := _RATE.match(value)) and float(match[1]) > 0:
+            return cls(float(match[1]) / _UNITS[match[2]])
+        raise ValueError
+
+
+_S = TypeVar("_S", bound=msgspec.Struct)
+_Count = Annotated[int, Meta(ge=0)]
+_Positive = Annotated[int, Meta(ge=1)]
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    How the workers of one queue are started and spoken to.
+
+    A change of any of these replaces the workers; `cwd` is absolute once loaded.
+    """
+
+    command: tuple[str, ...] | str = ()
+    env: dict[str, str] = {}
+    cwd: str = "."
+    protocol: Literal["frames", "lines"] = "frames"
+    in_flight: Annotated[int, Meta(ge=1, le=256)] = 1
+    timeout: Seconds = Seconds(60)
+    boot_timeout: Seconds = Seconds(30)
+    kill_timeout: Seconds = Seconds(5)
+    cancel: Literal["drop", "cooperative", "kill"] = "cooperative"
+    send: str = "{line}\n"
+    until: str = ""
+    until_regex: str = ""
+    boot_until: str = ""
+    boot_until_regex: str = ""
+    reply_type: str = "text/plain; charset=utf-8"
+
+
+class QueueConfig(WorkerConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    One queue: its workers, its bounds and its times.
+
+    Attributes:
+        name: The queue's name; the table's key, not a key in it.
+    """
+
+    name: str = ""
+    workers: Annotated[int, Meta(ge=1, le=1000)] = 4
+    shards: _Positive = 1
+    size: _Count = 128
+    max_waiting_bytes: Bytes = Bytes(64 * 1024**2)
+    full_status: Literal[503, 429] = 503
+    queue_timeout: Seconds = Seconds(30)
+    retry: Literal["never", "if-not-started", "safe"] = "if-not-started"
+    attempts: _Positive = 3
+
+    def worker(self) -> WorkerConfig:
+        """The part of it that its workers are started with."""
+        return WorkerConfig(**{name: getattr(self, name) for name in WorkerConfig.__struct_fields__})
+
+
+class GateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[gate]`."""
+
+    name: str = "gate"
+    listen: tuple[str, ...] = ("tcp:8080:interface=127.0.0.1",)
+    max_body: Bytes = Bytes(16 * 1024**2)
+    max_connections: _Positive = 20_000
+    max_buffered: Bytes = Bytes(256 * 1024**2)
+    header_timeout: Seconds = Seconds(10)
+    body_timeout: Seconds = Seconds(60)
+    idle_timeout: Seconds = Seconds(75)
+    drain_timeout: Seconds = Seconds(75)
+    front: Literal["fast", "klein"] = "fast"
+    audit: str = ""
+    insecure: bool = False
+
+
+class TokenConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of the tables `[[tokens]]`."""
+
+    name: str
+    sha256: str
+    allow: tuple[str, ...] = ()
+    rate: Rate | None = None
+
+
+class GateConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    Everything the gate is told.
+
+    Attributes:
+        gate: The table `[gate]`.
+        queues: The tables `[queues.NAME]` by name.
+        tokens: The tables `[[tokens]]`.
+        source: The file it came from, for messages; empty without one.
+    """
+
+    gate: GateSettings = GateSettings()
+    queues: dict[str, QueueConfig] = {}
+    tokens: tuple[TokenConfig, ...] = ()
+    source: str = ""
+
+
+def load(path: Path) -> dict[str, Any]:
+    """
+    The tables of a file, unchecked.
+
+    Raises:
+        ConfigError: It cannot be read or is not TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        message = f"{path}: cannot be read: {error.strerror}"
+        raise ConfigError(message) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        message = f"{path}: not TOML: {error}"
+        raise ConfigError(message) from None
+
+
+def from_tables(tables: Mapping[str, Any], source: str, base: Path) -> GateConfig:
+    """
+    Check tables and make them a configuration.
+
+    Args:
+        tables: As TOML gives them.
+        source: What to call them in messages: a file's path, or "options".
+        base: The folder that relative paths start from.
+
+    Raises:
+        ConfigError: Something is wrong; the message names source, key, found and wanted.
+    """
+    reader = _Reader(source, base)
+    for key in tables:
+        if key not in ("gate", "queues", "tokens"):
+            reader.unknown(key, ["gate", "queues", "tokens"])
+    gate = reader.gate(reader.table(tables, "gate"))
+    queues = {
+        name: reader.queue(name, table)
+        for name, table in reader.table(tables, "queues").items()
+    }
+    entries = tables.get("tokens", [])
+    if not isinstance(entries, list):
+        reader.wrong("tokens", entries, "tables [[tokens]]")
+    tokens = tuple(reader.token(number, table) for number, table in enumerate(entries))
+    names = [token.name for token in tokens]
+    for name in names:
+        if names.count(name) > 1:
+            reader.wrong("tokens.name", name, "a name that no other token has")
+    if not tokens and not gate.insecure:
+        for endpoint in gate.listen:
+            if not is_loopback(endpoint):
+                reader.wrong(
+                    "gate.listen",
+                    endpoint,
+                    "a loopback address as long as there are no [[tokens]]"
+                    " (or insecure = true, if you mean it)",
+                )
+    return GateConfig(gate=gate, queues=queues, tokens=tokens, source=source)
+
+
+def is_loopback(endpoint: str) -> bool:
+    """Whether a Twisted endpoint string can be reached from this machine only."""
+    kind, *arguments = re.split(r"(?<!\\):", endpoint)
+    if kind == "unix":
+        return True
+    interface = next((a[10:] for a in arguments if a.startswith("interface=")), "")
+    interface = interface.replace("\\:", ":").strip("[]")
+    return interface in ("localhost", "::1") or interface.startswith("127.")
+
+
+def to_toml(config: GateConfig) -> str:
+    """The effective configuration, as a file that says the same."""
+    lines = _table("gate", config.gate, ())
+    for name, queue in config.queues.items():
+        lines += _table(f"queues.{_key(name)}", queue, ("name",))
+    for token in config.tokens:
+        lines += _table("tokens", token, (), array=True)
+    return "\n".join(lines)
+
+
+class _Reader:
+    """Reads one source; every complaint says which."""
+
+    def __init__(self, source: str, base: Path) -> None:
+        self._source = source
+        self._base = base
+
+    def wrong(self, key: str, found: object, wanted: str) -> NoReturn:
+        message = f"{self._source}: {key}: found {_show(found)}, wanted {wanted}"
+        raise ConfigError(message)
+
+    def unknown(self, key: str, known: list[str], where: str = "") -> NoReturn:
+        name = f"{where}.{key}" if where else key
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        wanted = f"{near[0]!r} perhaps" if near else f"one of {', '.join(sorted(known))}"
+        message = f"{self._source}: {name}: found an unknown key {key!r}, wanted {wanted}"
+        raise ConfigError(message)
+
+    def table(self, tables: Mapping[str, Any], key: str) -> dict[str, Any]:
+        table = tables.get(key, {})
+        if not isinstance(table, dict):
+            self.wrong(key, table, f"a table [{key}]")
+        return dict(table)
+
+    def gate(self, table: dict[str, Any]) -> GateSettings:
+        settings = self.struct("gate", GateSettings, table)
+        if not _GATE_NAME.match(settings.name):
+            self.wrong("gate.name", settings.name, "1 to 64 of A-Z a-z 0-9 . _ ~ -")
+        if not settings.listen:
+            self.wrong("gate.listen", [], "at least one endpoint")
+        if settings.max_body > _MAX_BODY:
+            self.wrong("gate.max_body", table["max_body"], "at most 63MiB, what fits a frame")
+        if settings.audit:
+            settings = msgspec.structs.replace(settings, audit=str(self._base / settings.audit))
+        return settings
+
+    def token(self, number: int, table: object) -> TokenConfig:
+        where = f"tokens[{number}]"
+        token = self.struct(where, TokenConfig, table)
+        if not re.fullmatch(r"[0-9a-fA-F]{64}", token.sha256):
+            self.wrong(f"{where}.sha256", token.sha256, "the 64 hex digits of the token's SHA-256")
+        for grant in token.allow:
+            if not _GRANT.match(grant):
+                self.wrong(
+                    f"{where}.allow",
+                    grant,
+                    '"call:QUEUE", "push:QUEUE", "pull:QUEUE", "work:QUEUE" (or :*),'
+                    ' "jobs", "admin" or "metrics"',
+                )
+        return msgspec.structs.replace(token, sha256=token.sha256.lower())
+
+    def queue(self, name: str, table: object) -> QueueConfig:
+        where = f"queues.{name}"
+        if not _QUEUE_NAME.match(name):
+            self.wrong("queues", name, "a name of 1 to 64 of A-Z a-z 0-9 . _ -")
+        if isinstance(table, dict) and "name" in table:
+            known = [field for field in QueueConfig.__struct_fields__ if field != "name"]
+            self.unknown("name", known, where)
+        queue = self.struct(where, QueueConfig, table)
+        if isinstance(queue.command, str):
+            try:
+                command = tuple(shlex.split(queue.command))
+            except ValueError as error:
+                self.wrong(f"{where}.command", queue.command, f"a command line ({error})")
+        else:
+            command = queue.command
+        queue = msgspec.structs.replace(
+            queue, name=name, command=command, cwd=str((self._base / queue.cwd).resolve())
+        )
+        self._check_queue(where, queue)
+        return queue
+
+    def _check_queue(self, where: str, queue: QueueConfig) -> None:
+        if queue.shards > queue.workers:
+            self.wrong(f"{where}.shards", queue.shards, f"at most workers = {queue.workers}")
+        if queue.protocol == "lines":
+            if queue.in_flight > 1:
+                self.wrong(f"{where}.in_flight", queue.in_flight, "1 with protocol = \"lines\"")
+            if "{line}" not in queue.send:
+                self.wrong(f"{where}.send", queue.send, "a text with {line} in it")
+            if not queue.send.endswith("\n"):
+                self.wrong(f"{where}.send", queue.send, "a text that ends with a newline")
+        else:
+            defaults = WorkerConfig()
+            for key in ("send", "until", "until_regex", "boot_until", "boot_until_regex"):
+                if getattr(queue, key) != getattr(defaults, key):
+                    self.wrong(f"{where}.{key}", getattr(queue, key), 'protocol = "lines" with it')
+        for key in ("until", "boot_until"):
+            if getattr(queue, key) and getattr(queue, f"{key}_regex"):
+                self.wrong(f"{where}.{key}_regex", getattr(queue, f"{key}_regex"), f"either it or {key}")
+            if "\n" in getattr(queue, key):
+                self.wrong(f"{where}.{key}", getattr(queue, key), "a line without its newline")
+            try:
+                re.compile(getattr(queue, f"{key}_regex").encode())
+            except re.error as error:
+                self.wrong(
+                    f"{where}.{key}_regex", getattr(queue, f"{key}_regex"), f"a regular expression ({error})"
+                )
+        if not queue.reply_type.isascii() or not queue.reply_type.isprintable():
+            self.wrong(f"{where}.reply_type", queue.reply_type, "a media type")
+        for argument in (*queue.command, *queue.env, *queue.env.values()):
+            if "\0" in argument:
+                self.wrong(where, argument, "command and env without NUL characters")
+
+    def struct(self, where: str, kind: type[_S], table: object) -> _S:
+        """Check keys and types one by one, so that a complaint can name both."""
+        if not isinstance(table, dict):
+            self.wrong(where, table, f"a table [{where}]")
+        hints = get_type_hints(kind, include_extras=True)
+        known = [name for name in kind.__struct_fields__ if name != "name" or kind is not QueueConfig]
+        values: dict[str, Any] = {}
+        for key, value in table.items():
+            if key not in known:
+                self.unknown(key, known, where)
+            try:
+                values[key] = msgspec.convert(value, hints[key], dec_hook=_read)
+            except (msgspec.ValidationError, ValueError):
+                self.wrong(f"{where}.{key}", value, _describe(hints[key]))
+        try:
+            return kind(**values)
+        except TypeError:
+            missing = next(name for name in ("name", "sha256") if name not in values)
+            self.wrong(f"{where}.{missing}", None, _describe(hints[missing]))
+
+
+def _read(kind: type, value: object) -> object:
+    """Turn what TOML has into one of the types above, for msgspec."""
+    if issubclass(kind, Seconds | Bytes | Rate):
+        return kind.read(value)
+    raise NotImplementedError(kind)
+
+
+def _describe(hint: Any) -> str:  # noqa: ANN401, PLR0911 (type hints have no common type)
+    """What a type wants, in words."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        low, high = arguments[1].ge, arguments[1].le
+        return f"a whole number, at least {low}" + (f" and at most {high}" if high else "")
+    if origin is Literal:
+        return " or ".join(_show(value) for value in arguments)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(kind) for kind in arguments if kind is not type(None))
+    if origin is tuple:
+        return "a list of texts"
+    if origin is dict:
+        return "a table of texts"
+    if hasattr(hint, "wanted"):
+        return str(hint.wanted)
+    return {bool: "true or false", str: "a text"}.get(hint, hint.__name__)
+
+
+def _show(value: object) -> str:
+    """A value as TOML writes it."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return msgspec.json.encode(value).decode()
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_show(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{_key(k)} = {_show(v)}' for k, v in value.items())} }}" if value else "{}"
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else str(float(value))
+    return str(value)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _show(name)
+
+
+def _table(
+    name: str, struct: msgspec.Struct, skip: tuple[str, ...], *, array: bool = False
+) -> list[str]:
+    lines = [f"[[{name}]]" if array else f"[{name}]"]
+    for field in struct.__struct_fields__:
+        value = getattr(struct, field)
+        if field not in skip and value is not None:
+            shown = f"{float(value)}/s" if isinstance(value, Rate) else value
+            lines.append(f"{field} = {_show(shown)}")
+    return [*lines, ""]

@@ -1,0 +1,86 @@
+"""
+The audit: one JSON line when a command is accepted, one when it has ended. Never bodies.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+from twisted.logger import Logger
+
+from jobgate.command import Reply
+from jobgate.errors import JobgateError
+
+if TYPE_CHECKING:
+    from jobgate.command import Command
+
+__all__ = ["Audit"]
+
+_json = msgspec.json.Encoder().encode
+
+
+class Audit:
+    """
+    Appends to a file, one system call a line, so that a crash loses none.
+
+    A line that cannot be written (disk full) is reported in the log, once until
+    writing works again, and holds nobody up.
+
+    Args:
+        path: The file; made if it is not there.
+
+    Raises:
+        OSError: It cannot be opened for appending.
+    """
+
+    _log = Logger()
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._failing = False
+
+    def accepted(self, command: Command) -> None:
+        """It has been let in."""
+        self._write("accepted", command, None)
+
+    def refused(self, command: Command, error: JobgateError) -> None:
+        """It has been turned away: acceptance and outcome in one."""
+        self._write("refused", command, error.slug)
+
+    def ended(self, command: Command, outcome: Reply | JobgateError | None) -> None:
+        """It has ended, with a reply, a problem, or because its caller left."""
+        if isinstance(outcome, Reply):
+            status: object = outcome.status
+        else:
+            status = "cancelled" if outcome is None else outcome.slug
+        self._write("ended", command, status)
+
+    def close(self) -> None:
+        """Nothing more will be written."""
+        os.close(self._fd)
+
+    def _write(self, event: str, command: Command, status: object) -> None:
+        line: dict[str, object] = {
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "event": event,
+            "id": command.id,
+            "queue": command.queue,
+            "token": command.caller or None,
+            "attempt": command.attempt,
+        }
+        if status is not None:
+            line["status"] = status
+        if event == "ended":
+            began = command.began or command.ended
+            line["waited"] = round(began - command.accepted, 6)
+            line["ran"] = round(command.ended - began, 6)
+        try:
+            os.write(self._fd, _json(line) + b"\n")
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                self._log.error("the audit cannot be written: {why}", why=error.strerror)
+            self._failing = True

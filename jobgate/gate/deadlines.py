@@ -1,0 +1,104 @@
+"""
+One timer for every deadline there is.
+
+Commands are kept in buckets of ten milliseconds, so that adding and removing one
+costs the same with ten or a hundred thousand of them, and the reactor holds one
+timer instead of one for each. A far deadline waits in a bucket of a second until it
+is near: an hour's worth of buckets stays small. Must not know what happens at a
+deadline.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+    from jobgate.command import Command
+
+__all__ = ["Deadlines"]
+
+_PER_SECOND = 100
+"""Buckets a second: no deadline is noticed later than one bucket, none earlier."""
+_FAR = 5.0
+"""Seconds from which a deadline first waits in a bucket of a second."""
+
+
+class Deadlines:
+    """
+    Calls `expired` for every command whose `due` has passed.
+
+    Whoever is called removes the command or gives it a later `due` and adds it again.
+
+    Args:
+        clock: Seconds and timers.
+        expired: Called with the command and the time.
+    """
+
+    def __init__(self, clock: IReactorTime, expired: Callable[[Command, float], None]) -> None:
+        self._clock = clock
+        self._expired = expired
+        self._buckets: dict[int, set[Command]] = {}
+        self._order: list[int] = []
+        self._timer: IDelayedCall | None = None
+        self._timer_for = 0
+
+    def add(self, command: Command, now: float) -> None:
+        """Keep it until `command.due`."""
+        due = command.due
+        bucket = int(due) * _PER_SECOND if due - now > _FAR else int(due * _PER_SECOND) + 1
+        command.bucket = bucket
+        members = self._buckets.get(bucket)
+        if members is None:
+            self._buckets[bucket] = {command}
+            heappush(self._order, bucket)
+            if self._timer is None or bucket < self._timer_for:
+                self._arm()
+        else:
+            members.add(command)
+
+    def remove(self, command: Command) -> None:
+        """Forget it; harmless if it is not kept."""
+        members = self._buckets.get(command.bucket)
+        if members is not None:
+            members.discard(command)
+
+    def move(self, command: Command, due: float, now: float) -> None:
+        """Give it another moment."""
+        self.remove(command)
+        command.due = due
+        self.add(command, now)
+
+    def stop(self) -> None:
+        """Never call again."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._buckets.clear()
+        self._order.clear()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._order:
+            self._timer_for = self._order[0]
+            wait = max(0.0, self._timer_for / _PER_SECOND - self._clock.seconds())
+            self._timer = self._clock.callLater(wait, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        now = self._clock.seconds()
+        limit = int(now * _PER_SECOND)
+        while self._order and self._order[0] <= limit:
+            for command in self._buckets.pop(heappop(self._order)):
+                if command.due > now:
+                    self.add(command, now)
+                else:
+                    self._expired(command, now)
+        if self._timer is None:
+            self._arm()

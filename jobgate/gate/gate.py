@@ -1,0 +1,303 @@
+"""
+The Gate: the one face that web, tests and embedding programs talk to.
+
+The only module that knows both a queue's Road and the Supervisor of its workers, and
+brings the two together. Must not know HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred, DeferredList, TimeoutError
+from twisted.logger import Logger
+
+from jobgate.command import Command
+from jobgate.config import GateConfig, QueueConfig
+from jobgate.errors import UnknownWorker
+from jobgate.gate.audit import Audit
+from jobgate.gate.dispatcher import Dispatcher
+from jobgate.gate.ids import IdMaker
+from jobgate.gate.road import Road
+from jobgate.pool.guard import Guard
+from jobgate.pool.supervisor import Post, Supervisor
+
+if TYPE_CHECKING:
+    from jobgate.command import Reply
+    from jobgate.pool.process import WorkerProcess
+
+__all__ = ["Gate"]
+
+_FOREVER = float("inf")
+
+
+class _Foreman:
+    """Puts the workers of one Supervisor to work on one Road."""
+
+    def __init__(self, road: Road) -> None:
+        self._road = road
+
+    def worker_ready(self, worker: WorkerProcess, post: int) -> None:
+        """A worker can take commands."""
+        runner = self._road.hire(worker, post)
+        worker.hire(runner)
+        runner.start()
+
+    def worker_leaving(self, worker: WorkerProcess) -> None:
+        """It takes no more."""
+        self._road.dismiss(worker)
+
+    def pool_changed(self) -> None:
+        """Workers have come or gone."""
+        self._road.pool_changed()
+
+
+class Gate:
+    """
+    Queues, their workers, and the ways in.
+
+    `await gate.call("resize", body)` works under any reactor, without HTTP.
+
+    Args:
+        config: Everything it is told.
+        reactor: Time, timers and processes; the running one if not given.
+
+    Attributes:
+        config: The configuration in force.
+        dispatcher: The queues by name.
+        draining: It finishes what it has and takes nothing new.
+        started: The first worker of every queue is ready or has failed to be.
+    """
+
+    _log = Logger()
+
+    def __init__(self, config: GateConfig, reactor: Any = None) -> None:  # noqa: ANN401 (IReactorTime and IReactorProcess: no type can say both)
+        if reactor is None:
+            from twisted.internet import reactor
+        self.config = config
+        self.reactor = reactor
+        self.dispatcher = Dispatcher()
+        self.draining = False
+        self.started = False
+        self._ids = IdMaker(config.gate.name)
+        self._guard = Guard(reactor)
+        self._supervisors: dict[str, Supervisor] = {}
+        self._leaving: list[Supervisor] = []
+        self._audit = Audit(config.gate.audit) if config.gate.audit else None
+        for queue in config.queues.values():
+            self._add(queue)
+
+    # --- its life
+
+    def start(self) -> Deferred[None]:
+        """Start all workers; fires when each queue's first is ready or has failed to be."""
+        self._guard.start()
+        outcomes = [supervisor.start() for supervisor in self._supervisors.values()]
+        return DeferredList(outcomes).addCallback(self._has_started)
+
+    def drain(self) -> Deferred[None]:
+        """
+        Take nothing new from now on and finish what has been accepted.
+
+        Returns:
+            Fires when nothing waits or runs any more, at the latest after `drain_timeout`.
+        """
+        self.draining = True
+        for road in self.dispatcher:
+            road.draining = True
+        return self._quiet(list(self.dispatcher))
+
+    def abandon(self) -> None:
+        """No more time: what is left ends as `shutting-down`."""
+        for road in self.dispatcher:
+            road.draining = True
+            road.abandon()
+
+    def stop(self, *, hurry: bool = False) -> Deferred[None]:
+        """End all workers; fires when every child has been reaped."""
+        self.draining = True
+        self.abandon()
+        everyone = [*self._supervisors.values(), *self._leaving]
+        gone = [supervisor.stop() for supervisor in everyone]
+        if hurry:
+            self.hurry()
+        return DeferredList(gone).addCallback(self._has_stopped)
+
+    def hurry(self) -> None:
+        """End all workers at once."""
+        for supervisor in [*self._supervisors.values(), *self._leaving]:
+            supervisor.hurry()
+
+    def reconfigure(self, config: GateConfig) -> Deferred[None]:
+        """
+        Apply the difference to another configuration; new workers start before old ones go.
+
+        Returns:
+            Fires when each new queue's first worker is ready or has failed to be.
+        """
+        before, self.config = self.config, config
+        outcomes = []
+        for name in [name for name in before.queues if name not in config.queues]:
+            self._remove(name)
+        for name, queue in config.queues.items():
+            if name not in before.queues:
+                self._add(queue)
+                outcomes.append(self._supervisors[name].start())
+            elif queue != before.queues[name]:
+                self.dispatcher[name].reconfigure(queue)
+                self._supervisors[name].reconfigure(queue)
+            else:
+                self.dispatcher[name].poison.clear()
+        return DeferredList(outcomes).addCallback(lambda _: None)
+
+    # --- the ways in
+
+    def command(
+        self,
+        queue: str,
+        body: bytes,
+        content_type: str = "application/octet-stream",
+        *,
+        priority: int = 3,
+        timeout: float = 0,
+    ) -> Command:
+        """
+        Make a command; `submit` puts it on its way.
+
+        Args:
+            queue: The queue's name.
+            body: The work.
+            content_type: What the body is.
+            priority: 0 (first) to 7.
+            timeout: Seconds in all, waiting included; 0: only the queue's own bounds.
+        """
+        now = self.reactor.seconds()
+        return Command(
+            queue,
+            self._ids.make(),
+            body,
+            content_type,
+            priority,
+            now,
+            now + timeout if timeout else _FOREVER,
+        )
+
+    def submit(self, command: Command, *, key: str = "", no_queue: bool = False) -> None:
+        """
+        Put a command on its way; its `reply` will fire once.
+
+        Args:
+            command: As made by `command`.
+            key: Commands with the same key go to the same shard.
+            no_queue: Refuse unless a worker is free now.
+
+        Raises:
+            JobgateError: It is refused.
+        """
+        self.dispatcher[command.queue].submit(command, key=key, no_queue=no_queue)
+
+    def call(
+        self,
+        queue: str,
+        body: bytes,
+        content_type: str = "application/octet-stream",
+        *,
+        priority: int = 3,
+        timeout: float = 0,
+        key: str = "",
+    ) -> Deferred[Reply]:
+        """
+        Have a command run and wait for its reply; arguments as in `command` and `submit`.
+
+        Cancelling the Deferred says that nobody waits any more.
+
+        Returns:
+            Fires with the Reply, or fails with a JobgateError.
+        """
+        command = self.command(queue, body, content_type, priority=priority, timeout=timeout)
+        if key:
+            command.headers = {"jobgate-key": key}
+        try:
+            self.submit(command, key=key)
+        except Exception:  # noqa: BLE001 (a refusal is an outcome like any other)
+            reply: Deferred[Reply] = Deferred()
+            reply.errback()
+            return reply
+        return command.reply
+
+    # --- what operators ask and do
+
+    def supervisor(self, queue: str) -> Supervisor:
+        """Who keeps the workers of a queue that `dispatcher` knows."""
+        return self._supervisors[queue]
+
+    def workers(self) -> list[tuple[Post, WorkerProcess]]:
+        """Every worker, with its post."""
+        return [
+            (post, worker)
+            for supervisor in [*self._supervisors.values(), *self._leaving]
+            for post in supervisor.posts
+            for worker in post.everyone
+        ]
+
+    def post(self, name: str) -> tuple[Supervisor, Post]:
+        """
+        A worker's post by its name.
+
+        Raises:
+            UnknownWorker: There is none.
+        """
+        for supervisor in self._supervisors.values():
+            post = supervisor.post(name)
+            if post is not None:
+                return supervisor, post
+        message = f"no worker is called {name!r}"
+        raise UnknownWorker(message)
+
+    # --- inside
+
+    def _add(self, queue: QueueConfig) -> None:
+        road = Road(queue, self.reactor, self._audit)
+        supervisor = Supervisor(queue, self.reactor, _Foreman(road), self._guard)
+        if queue.command:
+            road.pool = supervisor
+        self.dispatcher.roads[queue.name] = road
+        self._supervisors[queue.name] = supervisor
+
+    def _remove(self, name: str) -> None:
+        """A queue that is no more: what it has is finished, then its workers go."""
+        road = self.dispatcher.roads.pop(name)
+        supervisor = self._supervisors.pop(name)
+        road.draining = True
+        self._leaving.append(supervisor)
+
+        def quiet(_: object) -> Deferred[None]:
+            road.abandon()
+            road.close()
+            return supervisor.stop()
+
+        def gone(_: object) -> None:
+            self._leaving.remove(supervisor)
+
+        self._quiet([road]).addCallback(quiet).addCallback(gone)
+
+    def _quiet(self, roads: list[Road]) -> Deferred[None]:
+        """Fires when these have nothing left, or `drain_timeout` is over."""
+        quiet: Deferred[object] = DeferredList([road.when_quiet() for road in roads])
+        timeout = self.config.gate.drain_timeout
+        if timeout:
+            quiet.addTimeout(timeout, self.reactor)
+        return quiet.addErrback(lambda failure: failure.trap(TimeoutError)).addCallback(
+            lambda _: None
+        )
+
+    def _has_started(self, _: object) -> None:
+        self.started = True
+
+    def _has_stopped(self, _: object) -> None:
+        for road in self.dispatcher:
+            road.close()
+        self._guard.stop()
+        if self._audit is not None:
+            self._audit.close()
+            self._audit = None

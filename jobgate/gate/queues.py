@@ -1,0 +1,243 @@
+"""
+The CommandQueue: where commands wait, and the throttle.
+
+A `DeferredQueue` whose order is priority, then arrival, and whose every operation
+costs the same however many wait. Must not know what a worker or a caller is.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred, DeferredQueue, QueueOverflow, succeed
+
+from jobgate.command import Command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from twisted.internet.interfaces import IReactorTime
+
+    from jobgate.command import Worker
+
+__all__ = ["AGEING", "PRIORITIES", "CommandQueue"]
+
+PRIORITIES = 8
+"""Urgency 0 (first) to 7 (last), RFC 9218 section 4.1."""
+AGEING = 10.0
+"""Seconds after which a waiting command has risen by one level."""
+
+Line = OrderedDict[Command, None]
+"""The commands of one priority in order of arrival; any of them leaves in O(1)."""
+
+
+class _Pending:
+    """Commands in the order in which they are to be taken: what `DeferredQueue` calls pending."""
+
+    __slots__ = ("_clock", "_lines", "_used", "count", "size_bytes")
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._lines: list[Line] = [OrderedDict() for _ in range(PRIORITIES)]
+        self._used: list[Line] = []
+        self.count = 0
+        self.size_bytes = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Command]:
+        """Everything that waits, level by level (not the order of taking)."""
+        for line in self._lines:
+            yield from line
+
+    def append(self, command: Command) -> None:
+        line = self._lines[command.priority]
+        if not line:
+            self._used.append(line)
+        line[command] = None
+        self.count += 1
+        self.size_bytes += len(command.body)
+
+    def push_front(self, command: Command) -> None:
+        self.append(command)
+        self._lines[command.priority].move_to_end(command, last=False)
+
+    def discard(self, command: Command) -> bool:
+        line = self._lines[command.priority]
+        if command not in line:
+            return False
+        del line[command]
+        self._left(line, command)
+        return True
+
+    def pop(self, _index: int = 0) -> Command:
+        """Take the first one; the index is there because a list has one."""
+        line = self._used[0] if len(self._used) == 1 else self._most_urgent()
+        command, _ = line.popitem(last=False)
+        self._left(line, command)
+        return command
+
+    def pop_for(self, worker: Worker) -> Command | None:
+        """Take the first one that this worker has not declined."""
+        command = self.pop()
+        if command.declined is None or worker not in command.declined:
+            return command
+        self.push_front(command)
+        for other in sorted(self, key=self._urgency):
+            if other.declined is None or worker not in other.declined:
+                self.discard(other)
+                return other
+        return None
+
+    def ahead_of(self, priority: int) -> int:
+        return sum(len(line) for line in self._lines[: priority + 1])
+
+    def _left(self, line: Line, command: Command) -> None:
+        if not line:
+            self._used.remove(line)
+        self.count -= 1
+        self.size_bytes -= len(command.body)
+
+    def _most_urgent(self) -> Line:
+        return min(self._used, key=lambda line: self._urgency(next(iter(line))))
+
+    def _urgency(self, command: Command) -> tuple[int, float]:
+        risen = int((self._clock.seconds() - command.accepted) / AGEING)
+        return max(0, command.priority - risen), command.accepted
+
+
+class CommandQueue(DeferredQueue[Command]):
+    """
+    Commands on their way to a worker.
+
+    `size` bounds how many wait; a command for which a Runner waits already never
+    waits itself and is not counted. While paused nothing leaves.
+
+    Attributes:
+        size: How many may wait.
+        paused: Whether an operator has stopped it; set it with `pause` and `resume`.
+    """
+
+    pending: _Pending  # type: ignore[assignment]
+    waiting: OrderedDict[Deferred[Command], Worker]  # type: ignore[assignment]
+
+    def __init__(self, size: int, clock: IReactorTime) -> None:
+        super().__init__(size=size)
+        self.pending = _Pending(clock)
+        self.waiting = OrderedDict()
+        self.paused = False
+
+    def __len__(self) -> int:
+        return self.pending.count
+
+    def __repr__(self) -> str:
+        return f"<CommandQueue {len(self)}/{self.size} waiting, {len(self.waiting)} workers free>"
+
+    @property
+    def bytes_waiting(self) -> int:
+        """The bodies of what waits, together."""
+        return self.pending.size_bytes
+
+    def ahead_of(self, priority: int) -> int:
+        """How many of those that wait would be taken before a new one of this priority."""
+        return self.pending.ahead_of(priority)
+
+    @property
+    def free_now(self) -> bool:
+        """Whether a command put now would be handed over at once."""
+        return bool(self.waiting) and not self.paused
+
+    def put(self, command: Command) -> None:
+        """
+        Hand the command to a Runner that waits, or let it wait.
+
+        Raises:
+            QueueOverflow: `size` commands wait already.
+        """
+        if self.waiting and not self.paused:
+            getter, _ = self.waiting.popitem(last=False)
+            getter.callback(command)
+        elif self.size is None or self.pending.count < self.size:
+            self.pending.append(command)
+        else:
+            raise QueueOverflow
+
+    def put_back(self, command: Command) -> None:
+        """Return a command that was taken: it stands first, and the bound does not apply."""
+        if not self.paused:
+            for getter, worker in self.waiting.items():
+                if command.declined is None or worker not in command.declined:
+                    del self.waiting[getter]
+                    getter.callback(command)
+                    return
+        self.pending.push_front(command)
+
+    def take(self, worker: Worker) -> Command | None:
+        """The next command for this worker if one waits; the way without a Deferred."""
+        if not self.pending.count or self.paused:
+            return None
+        return self.pending.pop_for(worker)
+
+    def get_for(self, worker: Worker) -> Deferred[Command]:
+        """Wait for the next command; cancelling takes the wait back in O(1)."""
+        command = self.take(worker)
+        if command is not None:
+            return succeed(command)
+        getter: Deferred[Command] = Deferred(self._cancelGet)
+        self.waiting[getter] = worker
+        return getter
+
+    def get(self) -> Deferred[Command]:
+        """Wait for the next command without being a worker that could decline it."""
+        return self.get_for(_ANYONE)
+
+    def prefer(self, getter: Deferred[Command]) -> None:
+        """Serve this wait before all others: its worker has become idle."""
+        if getter in self.waiting:
+            self.waiting.move_to_end(getter, last=False)
+
+    def discard(self, command: Command) -> bool:
+        """Take out a command that waits; False if it does not wait here."""
+        return self.pending.discard(command)
+
+    def pause(self) -> None:
+        """Let nothing leave until `resume`."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Let commands leave again, to the Runners that wait."""
+        self.paused = False
+        while self.pending.count and self.waiting:
+            getter, worker = self.waiting.popitem(last=False)
+            command = self.pending.pop_for(worker)
+            if command is None:
+                self.waiting[getter] = worker
+                return
+            getter.callback(command)
+
+    def _cancelGet(self, d: Deferred[Command]) -> None:  # noqa: N802 (Twisted's name)
+        self.waiting.pop(d, None)
+
+
+class _Anyone:
+    """A taker that is no worker; nothing is ever declined by it."""
+
+    name = ""
+    room = 1
+    lanes = 1
+    idle = True
+
+    def send(self, command: Command) -> bool:
+        """Never called: a bare `get` hands the command to its caller."""
+        raise NotImplementedError
+
+    def cancel(self, command: Command) -> None:
+        """Never called, likewise."""
+
+    def overran(self, cause: str) -> None:
+        """Never called, likewise."""
+
+
+_ANYONE = _Anyone()

@@ -1,0 +1,516 @@
+"""
+The Road: one queue's way from admission to outcome.
+
+Every command of a queue comes in here (`submit`) and is settled here, once. Must not
+know HTTP, processes or pipes; time comes from the clock it is given.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING, Protocol
+from zlib import crc32
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from jobgate import errors
+from jobgate.command import DONE, RUNNING, WAITING, Command
+from jobgate.gate.admission import expected_wait, retry_after
+from jobgate.gate.deadlines import Deadlines
+from jobgate.gate.poison import Poison
+from jobgate.gate.queues import CommandQueue
+from jobgate.gate.runner import Runner
+from jobgate.gate.stats import QueueStats
+from jobgate.wire.lines import one_line
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+    from jobgate.command import Reply, Worker
+    from jobgate.config import QueueConfig
+    from jobgate.errors import JobgateError
+    from jobgate.gate.audit import Audit
+
+__all__ = ["Loss", "Pool", "Road"]
+
+_FOREVER = float("inf")
+
+
+class Loss(Protocol):
+    """How a worker was lost (`jobgate.pool.process.Loss`)."""
+
+    kind: str
+    cause: str
+    exit_status: int | None
+    signal: str | None
+
+
+class Pool(Protocol):
+    """Who keeps the workers (`jobgate.pool.supervisor.Supervisor`)."""
+
+    last_cause: str
+
+    @property
+    def crash_loop(self) -> bool:
+        """No worker lives because they keep dying."""
+
+    @property
+    def retry_in(self) -> float:
+        """Seconds until the next start."""
+
+
+class Road:
+    """
+    One named queue: its shards, its bounds, its counters and its poison list.
+
+    Args:
+        config: The queue's configuration.
+        clock: Seconds and timers.
+        audit: Told of acceptance and outcome, if the operator wants an audit.
+
+    Attributes:
+        shards: The CommandQueues; workers of one never take from another.
+        stats: What is counted.
+        poison: Commands that are kept out.
+        pool: Who keeps its workers; None for a queue without a command.
+        draining: The gate is about to go; nothing new comes in.
+    """
+
+    def __init__(self, config: QueueConfig, clock: IReactorTime, audit: Audit | None) -> None:
+        self.config = config
+        self.stats = QueueStats()
+        self.poison = Poison()
+        self.pool: Pool | None = None
+        self.draining = False
+        self._clock = clock
+        self._seconds = clock.seconds
+        self._audit = audit
+        self._deadlines = Deadlines(clock, self._expired)
+        self._runners: list[Runner] = []
+        self._running: set[Command] = set()
+        self._lanes = 0
+        self._quiet: list[Deferred[None]] = []
+        self.shards = self._new_shards(config)
+
+    def __repr__(self) -> str:
+        return f"<Road {self.config.name} waiting={self.waiting} running={self.running}>"
+
+    # --- what others ask
+
+    @property
+    def waiting(self) -> int:
+        """How many commands wait."""
+        return sum(map(len, self.shards))
+
+    @property
+    def running(self) -> int:
+        """How many commands are with a worker and not settled."""
+        return len(self._running)
+
+    @property
+    def bytes_waiting(self) -> int:
+        """The bodies of what waits, together."""
+        return sum(shard.bytes_waiting for shard in self.shards)
+
+    @property
+    def paused(self) -> bool:
+        """Whether an operator has stopped it."""
+        return self.shards[0].paused
+
+    @property
+    def expected_wait(self) -> float:
+        """Seconds that one more command would wait, as far as can be known."""
+        if any(shard.free_now for shard in self.shards):
+            return 0.0
+        return expected_wait(self.waiting, self.stats.service_time, self._lanes)
+
+    def refusal(self) -> str:
+        """Why nothing can come in now, in words; empty if it can."""
+        if self.draining:
+            return "the gate is shutting down"
+        if self.pool is not None and self.pool.crash_loop:
+            return f"no worker lives: {self.pool.last_cause}"
+        if self.pool is not None and not self._runners and not self.stats.accepted:
+            return "no worker is ready yet"
+        if self.waiting >= self.config.size and not any(s.free_now for s in self.shards):
+            return f"the queue is full ({self.waiting} waiting)"
+        return ""
+
+    # --- coming in
+
+    def submit(self, command: Command, *, key: str = "", no_queue: bool = False) -> None:
+        """
+        Let a command in and on its way.
+
+        Its `reply` is a new Deferred; cancelling that says that the caller has left.
+
+        Raises:
+            JobgateError: It is refused; the error says why and when to try again.
+        """
+        stats, config = self.stats, self.config
+        stats.accepted += 1
+        shard = self.shards[0] if len(self.shards) == 1 else self._shard_for(key)
+        try:
+            self._admit(command, shard, no_queue=no_queue)
+        except errors.JobgateError as error:
+            stats.shed += 1
+            if self._audit is not None:
+                self._audit.refused(command, error)
+            raise
+        if config.queue_timeout:
+            command.queue_deadline = command.accepted + config.queue_timeout
+            if command.queue_deadline < command.due:
+                command.due = command.queue_deadline
+        command.shard = shard
+        command.forget = self._left
+        command.reply = Deferred(command.leave)
+        if self._audit is not None:
+            self._audit.accepted(command)
+        if command.due != _FOREVER:
+            self._deadlines.add(command, command.accepted)
+        shard.put(command)
+
+    def _admit(self, command: Command, shard: CommandQueue, *, no_queue: bool) -> None:
+        """Raise unless the command may come in."""
+        config = self.config
+        if self.draining:
+            raise errors.ShuttingDown("the gate finishes what it has and takes nothing new")
+        if config.protocol == "lines":
+            try:
+                command.body = one_line(command.body, command.content_type)
+            except ValueError as error:
+                raise errors.BadRequest(str(error)) from None
+        if self.poison and self.poison.knows(
+            config.name, command.content_type, command.body, command.accepted
+        ):
+            raise errors.PoisonCommand(
+                "a command with this body has killed workers within the last hour", executed="no"
+            )
+        if shard.free_now:
+            return
+        if self.pool is not None and self.pool.crash_loop:
+            raise errors.NoWorker(
+                f"the workers keep dying: {self.pool.last_cause}",
+                retry_after=self.pool.retry_in + 1,
+            )
+        waiting = len(shard)
+        lanes = max(1, self._lanes // len(self.shards))
+        service = self.stats.service_time
+        if no_queue or waiting >= config.size:
+            detail = "no worker is free now" if no_queue else f"{waiting} commands wait already"
+            raise errors.QueueFull(detail, retry_after=retry_after(waiting, service, lanes))
+        if waiting and shard.bytes_waiting + len(command.body) > config.max_waiting_bytes:
+            raise errors.QueueFull(
+                f"bodies of {shard.bytes_waiting} bytes wait already",
+                retry_after=retry_after(waiting, service, lanes),
+            )
+        left = command.deadline - command.accepted
+        if config.queue_timeout:
+            left = min(left, config.queue_timeout)
+        wait = expected_wait(shard.ahead_of(command.priority), service, lanes)
+        if wait > left and not shard.paused:
+            raise errors.WouldMissDeadline(
+                f"it would wait about {wait:.1f} s, and {left:.1f} s are left",
+                retry_after=retry_after(waiting, service, lanes),
+            )
+
+    def _shard_for(self, key: str) -> CommandQueue:
+        """The same key always gets the same shard; without a key the shortest does."""
+        if key:
+            return self.shards[crc32(key.encode()) % len(self.shards)]
+        return min(self.shards, key=lambda shard: (not shard.free_now, len(shard)))
+
+    # --- on its way: what the Runners report
+
+    def starting(self, command: Command, worker: Worker) -> None:
+        """It is about to be handed to a worker."""
+        command.state = RUNNING
+        command.worker = worker
+        command.attempt += 1
+        self._running.add(command)
+
+    def began(self, command: Command, now: float) -> None:
+        """Its worker has begun to run it."""
+        command.began = now
+        timeout = self.config.timeout
+        if timeout and now + timeout < command.due:
+            self._deadlines.move(command, now + timeout, now)
+
+    def not_started(self, command: Command) -> None:
+        """It could not be handed over: it waits again, first of all, and nothing is counted."""
+        command.attempt -= 1
+        self._wait_again(command)
+
+    def succeeded(self, command: Command, reply: Reply, now: float) -> None:
+        """Its worker has answered."""
+        self._deadlines.remove(command)
+        self.stats.measure(command.began - command.accepted, now - command.began)
+        if command.state is DONE:
+            return
+        self._settled(command, now)
+        self.stats.succeeded += 1
+        if self._audit is not None:
+            self._audit.ended(command, reply)
+        if command.stream is None:
+            command.reply.callback(reply)
+        else:
+            command.stream.end()
+
+    def failed(self, command: Command, error: JobgateError, now: float) -> None:
+        """Its worker has said FAIL."""
+        self._deadlines.remove(command)
+        self.stats.measure(command.began - command.accepted, now - command.began)
+        if command.state is not DONE:
+            self._fail(command, error, now)
+
+    def streaming(self, command: Command, reply: Reply) -> None:
+        """The first part of its reply has come; the rest follows in `command.stream`."""
+        if command.state is not DONE:
+            command.reply.callback(reply)
+
+    def declined(self, command: Command, worker: Worker) -> None:
+        """This worker will not have it: another shall, unless all have declined."""
+        self.stats.declined += 1
+        self._deadlines.remove(command)
+        if command.state is DONE:
+            return
+        command.attempt -= 1
+        command.declined = [*(command.declined or ()), worker]
+        shard = command.shard
+        if all(r.worker in command.declined for r in self._runners if r.queue is shard):
+            self._fail(
+                command,
+                errors.NoWorker("all workers declined it", retry_after=1),
+                self._seconds(),
+            )
+            return
+        self._wait_again(command)
+
+    def lost(self, command: Command, loss: Loss, *, begun: bool, alone: bool) -> None:
+        """
+        Its worker is lost (contract section 6).
+
+        Args:
+            command: What the worker had.
+            loss: How it was lost.
+            begun: Whether the worker may have begun it.
+            alone: Whether it was the only one that had begun.
+        """
+        self._deadlines.remove(command)
+        if command.state is DONE:
+            command.worker = None
+            return
+        config, now = self.config, self._seconds()
+        if not begun and config.retry != "never":
+            command.attempt -= 1
+            self._wait_again(command)
+            return
+        about: dict[str, object] = {"attempt": command.attempt}
+        if loss.kind == "protocol":
+            self._fail(command, errors.WorkerProtocolError(loss.cause, **about), now)
+            return
+        if loss.kind == "died" and alone:
+            command.deaths += 1
+        about |= {"exit_status": loss.exit_status, "signal": loss.signal}
+        if not begun:
+            about["executed"] = "no"
+        again = config.retry == "safe" and command.stream is None
+        if again and command.attempt < config.attempts and now < command.deadline:
+            self.stats.retried += 1
+            self._wait_again(command)
+        elif again and command.deaths >= config.attempts:
+            self.poison.add(command, now)
+            self._fail(
+                command,
+                errors.PoisonCommand(f"it has killed {command.deaths} workers", **about),
+                now,
+            )
+        else:
+            self._fail(command, errors.WorkerDied(loss.cause, **about), now)
+
+    # --- workers come and go
+
+    def hire(self, worker: Worker, post: int) -> Runner:
+        """Put a worker to work at the shard its post belongs to."""
+        runner = Runner(self.shards[post % len(self.shards)], worker, self)
+        self._runners.append(runner)
+        self._lanes += worker.lanes
+        return runner
+
+    def dismiss(self, worker: Worker) -> None:
+        """It takes no more commands."""
+        self._runners = [runner for runner in self._runners if runner.worker is not worker]
+        self._lanes = sum(runner.worker.lanes for runner in self._runners)
+
+    def pool_changed(self) -> None:
+        """In a crash loop nobody will come for what waits: say so."""
+        if self.pool is not None and self.pool.crash_loop:
+            for command in self._all_waiting():
+                self._withdraw(command)
+                self._fail(
+                    command,
+                    errors.NoWorker(
+                        f"the workers keep dying: {self.pool.last_cause}",
+                        retry_after=self.pool.retry_in + 1,
+                    ),
+                    self._seconds(),
+                )
+
+    # --- what operators do
+
+    def pause(self) -> None:
+        """Hand out nothing until `resume`; calls still come in and wait."""
+        for shard in self.shards:
+            shard.pause()
+
+    def resume(self) -> None:
+        """Hand out commands again."""
+        for shard in self.shards:
+            shard.resume()
+
+    def purge(self) -> int:
+        """Throw out everything that waits; returns how many."""
+        count = 0
+        for command in self._all_waiting():
+            self._withdraw(command)
+            self._cancelled(command)
+            command.reply.errback(Failure(errors.Purged("it never ran")))
+            count += 1
+        return count
+
+    def reconfigure(self, config: QueueConfig) -> None:
+        """Take on other bounds and times; what waits stays."""
+        before, self.config = self.config, config
+        self.poison.clear()
+        if config.shards == before.shards:
+            for shard in self.shards:
+                shard.size = config.size
+            return
+        waiting, paused = list(self._all_waiting()), self.paused
+        for command in waiting:
+            command.shard.discard(command)
+        self.shards = self._new_shards(config)
+        if paused:
+            self.pause()
+        for command in waiting:
+            command.shard = self._shard_for((command.headers or {}).get("jobgate-key", ""))
+            command.shard.put_back(command)
+
+    def abandon(self) -> None:
+        """The gate has no more time: everything still here ends as `shutting-down`."""
+        now = self._seconds()
+        for command in self._all_waiting():
+            self._withdraw(command)
+            self._fail(command, errors.ShuttingDown("it never ran"), now)
+        for command in list(self._running):
+            self._fail(
+                command, errors.ShuttingDown("its worker had it", executed="maybe"), now
+            )
+
+    def when_quiet(self) -> Deferred[None]:
+        """Fires when nothing waits and nothing runs; cancel it to stop waiting."""
+        quiet: Deferred[None] = Deferred(self._quiet.remove)
+        self._quiet.append(quiet)
+        self._tell_if_quiet()
+        return quiet
+
+    def close(self) -> None:
+        """Stop the clock: nothing is left."""
+        self._deadlines.stop()
+
+    # --- inside
+
+    def _new_shards(self, config: QueueConfig) -> list[CommandQueue]:
+        return [CommandQueue(config.size, self._clock) for _ in range(config.shards)]
+
+    def _all_waiting(self) -> list[Command]:
+        return list(chain.from_iterable(shard.pending for shard in self.shards))
+
+    def _withdraw(self, command: Command) -> None:
+        command.shard.discard(command)
+        self._deadlines.remove(command)
+
+    def _wait_again(self, command: Command) -> None:
+        """Back to the head of its queue; its time to wait begins anew."""
+        now = self._seconds()
+        self._running.discard(command)
+        self._deadlines.remove(command)
+        command.state = WAITING
+        command.worker = None
+        command.began = 0.0
+        if self.config.queue_timeout:
+            command.queue_deadline = now + self.config.queue_timeout
+        command.due = min(command.queue_deadline, command.deadline)
+        if command.due != _FOREVER:
+            self._deadlines.add(command, now)
+        command.shard.put_back(command)
+        self.pool_changed()
+
+    def _expired(self, command: Command, now: float) -> None:
+        """Something about it is due."""
+        worker = command.worker
+        if command.state is WAITING:
+            command.shard.discard(command)
+            waited = now - command.accepted
+            self._fail(command, errors.QueueTimeout(f"no worker was free for {waited:.3f} s"), now)
+        elif worker is not None:
+            self._overdue(command, worker, now)
+
+    def _overdue(self, command: Command, worker: Worker, now: float) -> None:
+        """A worker has it; its run may be over, its caller's time, or neither."""
+        timeout = self.config.timeout
+        limit = (command.began or now) + timeout if timeout else _FOREVER
+        if now >= limit:
+            cause = f"it ran for over {timeout:g} s (timeout of the queue)"
+            if command.state is RUNNING:
+                self._fail(command, errors.WorkerTimeout(cause, attempt=command.attempt), now)
+            worker.overran(cause)
+            return
+        if command.state is RUNNING and now >= command.deadline:
+            cause = f"the caller's {now - command.accepted:.3f} s were up"
+            self._fail(command, errors.WorkerTimeout(cause, attempt=command.attempt), now)
+            worker.cancel(command)
+        command.due = limit if command.state is DONE else min(limit, command.deadline)
+        if command.worker is not None and command.due != _FOREVER:
+            self._deadlines.add(command, now)
+
+    def _left(self, command: Command) -> None:
+        """Its caller is gone."""
+        if command.state is WAITING:
+            self._withdraw(command)
+            self._cancelled(command)
+        elif command.state is RUNNING:
+            self._cancelled(command)
+            if command.worker is not None:
+                command.worker.cancel(command)
+
+    def _cancelled(self, command: Command) -> None:
+        self._settled(command, self._seconds())
+        self.stats.cancelled += 1
+        if self._audit is not None:
+            self._audit.ended(command, None)
+
+    def _settled(self, command: Command, now: float) -> None:
+        self._running.discard(command)
+        command.state = DONE
+        command.ended = now
+        if self._quiet:
+            self._tell_if_quiet()
+
+    def _tell_if_quiet(self) -> None:
+        if not self._running and not self.waiting:
+            told, self._quiet = self._quiet, []
+            for quiet in told:
+                quiet.callback(None)
+
+    def _fail(self, command: Command, error: JobgateError, now: float) -> None:
+        """Settle it with a problem."""
+        self._settled(command, now)
+        self.stats.failed += 1
+        if self._audit is not None:
+            self._audit.ended(command, error)
+        if command.stream is None:
+            command.reply.errback(Failure(error))
+        else:
+            command.stream.end(Failure(error))

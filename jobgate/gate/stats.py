@@ -1,0 +1,75 @@
+"""
+What a queue counts.
+
+Plain numbers, bumped where things happen and read when somebody asks, so a
+command costs a few additions. Conservation (contract section 8): accepted =
+succeeded + failed + shed + cancelled + waiting + running.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Final
+
+__all__ = ["BOUNDS", "Histogram", "QueueStats"]
+
+BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+"""Upper bounds of the histograms, in seconds."""
+_WEIGHT: Final = 0.05
+"""What one more measurement counts in the moving average of the service time."""
+
+
+class Histogram:
+    """Durations in seconds, counted by `BOUNDS`."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS) + 1)
+        self.total = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        self.total += seconds
+
+
+class QueueStats:
+    """
+    The counters of one queue.
+
+    Attributes:
+        accepted: Every command that was offered to the queue, refused ones included.
+        succeeded: Ended with the worker's reply.
+        failed: Ended with a problem after having been let in.
+        shed: Refused at the door.
+        cancelled: Left by their callers, or purged.
+        retried: Starts beyond a command's first.
+        declined: Times a worker said DECLINE.
+        stray_replies: Replies to no command in flight: late, doubled or invented.
+        waited: How long commands waited before they began, in seconds.
+        ran: How long they ran.
+        service_time: Moving average of how long a command occupies a worker, in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.succeeded = 0
+        self.failed = 0
+        self.shed = 0
+        self.cancelled = 0
+        self.retried = 0
+        self.declined = 0
+        self.stray_replies = 0
+        self.waited = Histogram()
+        self.ran = Histogram()
+        self.service_time = 0.0
+
+    def measure(self, waited: float, ran: float) -> None:
+        """Take in one command that ran to its end."""
+        self.waited.add(waited)
+        self.ran.add(ran)
+        if self.service_time:
+            self.service_time += _WEIGHT * (ran - self.service_time)
+        else:
+            self.service_time = ran

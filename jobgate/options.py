@@ -1,0 +1,202 @@
+"""
+The command line: options, the file, and how the two become one configuration.
+
+The command line wins over the file. A mistake in either is one line on stderr that
+names where it is, what was found and what is wanted, and exit status 1.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+from twisted.python import usage
+
+from jobgate.config import from_tables, load, to_toml
+from jobgate.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jobgate.config import GateConfig
+
+__all__ = ["Options", "configuration", "from_environment"]
+
+_DEFAULT_FILE = "jobgate.toml"
+_QUEUE_KEYS = {
+    "workers": "workers",
+    "protocol": "protocol",
+    "queue-size": "size",
+    "timeout": "timeout",
+}
+"""Options that are keys of a queue."""
+
+
+class Options(usage.Options):
+    """What `twistd jobgate` understands."""
+
+    synopsis = "[options]"
+    longdesc = "Put slow programs behind HTTP."
+    optFlags: ClassVar = [
+        ["check", None, "Validate, print the effective configuration, and exit."],
+        ["demo", None, "Serve the bundled workers, to try jobgate."],
+    ]
+    optParameters: ClassVar = [
+        ["config", "c", None, "The configuration file (./jobgate.toml if it is there)."],
+        ["worker", "w", None, "A command that is a worker; split as a shell would."],
+        ["queue", "q", None, "The name of the queue of --worker (default)."],
+        ["workers", None, None, "How many workers each queue has."],
+        ["protocol", None, None, "How workers are spoken to: frames or lines."],
+        ["queue-size", None, None, "How many calls may wait in a queue."],
+        ["timeout", None, None, 'How long a command may run: seconds, or "500ms", "2m".'],
+        ["port", "p", None, "The port on 127.0.0.1; 0 picks a free one. Replaces listen."],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["listen"] = []
+        self.configuration: GateConfig | None = None
+
+    def opt_listen(self, endpoint: str) -> None:
+        """A Twisted endpoint string to listen on; may be given again. Replaces listen."""
+        self["listen"].append(endpoint)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Read the command line; a mistake ends the process with status 1."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            _give_up(f"options: {error}")
+
+    def postOptions(self) -> None:
+        """Load and check everything, so that nothing is started on a bad configuration."""
+        try:
+            self.configuration = configuration(self)
+        except ConfigError as error:
+            _give_up(str(error))
+        if self["check"]:
+            sys.stdout.write(to_toml(self.configuration))
+            raise SystemExit(0)
+
+
+def configuration(options: Any) -> GateConfig:  # noqa: ANN401 (a dict whose values are of many types)
+    """
+    The configuration that options and file make together.
+
+    Raises:
+        ConfigError: Something is wrong with either.
+    """
+    path, tables = _file(options)
+    source = str(path) if path is not None else "options"
+    base = path.parent if path is not None else Path.cwd()
+    # The file is checked as it stands first, so that a mistake in it is named as the file's.
+    from_tables(_without_refusal(tables) if _listens(options) else tables, source, base)
+    tables = _merge(options, tables)
+    return from_tables(tables, source, base)
+
+
+def _file(options: Any) -> tuple[Path | None, dict[str, Any]]:  # noqa: ANN401 (as above)
+    if options["config"]:
+        path = Path(options["config"]).absolute()
+        return path, load(path)
+    if options["demo"]:
+        path = Path(str(files("jobgate") / "demo" / "demo.toml"))
+        return path, load(path)
+    path = Path(_DEFAULT_FILE).absolute()
+    if options["worker"] is None and path.exists():
+        return path, load(path)
+    return None, {}
+
+
+def _merge(options: Any, tables: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401 (as above)
+    """The tables with the options laid over them."""
+    gate = dict(tables.get("gate", {}))
+    queues = {name: dict(queue) for name, queue in tables.get("queues", {}).items()}
+    if options["port"] is not None:
+        gate["listen"] = [f"tcp:{_number('--port', options['port'])}:interface=127.0.0.1"]
+    if options["listen"]:
+        gate["listen"] = [*gate["listen"], *options["listen"]] if options["port"] is not None else options["listen"]
+    named = options["queue"]
+    if options["worker"] is not None:
+        named = named or "default"
+        try:
+            command = shlex.split(options["worker"])
+        except ValueError as error:
+            message = f"options: --worker: found {options['worker']!r}, wanted a command line ({error})"
+            raise ConfigError(message) from None
+        if not command:
+            message = "options: --worker: found nothing, wanted a command"
+            raise ConfigError(message)
+        # Relative to where twistd was started, as a shell user expects.
+        queues.setdefault(named, {}).update(command=command, cwd=str(Path.cwd()))
+    elif named is not None and named not in queues:
+        message = f"options: --queue: found {named!r}, wanted --worker with it, or a queue of the file"
+        raise ConfigError(message)
+    for option, key in _QUEUE_KEYS.items():
+        value = options[option]
+        if value is None:
+            continue
+        if not queues:
+            message = f"options: --{option}: found no queue to apply it to, wanted --worker or --config"
+            raise ConfigError(message)
+        for name in [named] if named else list(queues):
+            queues[name][key] = _value(option, value)
+    return {**tables, "gate": gate, "queues": queues}
+
+
+def _value(option: str, text: str) -> int | float | str:
+    if option in ("workers", "queue-size"):
+        return _number(f"--{option}", text)
+    if option == "timeout":
+        try:
+            return float(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _number(option: str, text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if number < 0 or (option == "--port" and number > 65535):  # noqa: PLR2004 (a port's bound)
+        wanted = "a port, 0 to 65535" if option == "--port" else "a whole number"
+        message = f"options: {option}: found {text!r}, wanted {wanted}"
+        raise ConfigError(message)
+    return number
+
+
+def _listens(options: Any) -> bool:  # noqa: ANN401 (as above)
+    return options["port"] is not None or bool(options["listen"])
+
+
+def _without_refusal(tables: dict[str, Any]) -> dict[str, Any]:
+    """Where options replace `listen`, the file's own must not be what is refused."""
+    gate = tables.get("gate")
+    if not isinstance(gate, dict) or "listen" not in gate:
+        return tables
+    return {**tables, "gate": {key: value for key, value in gate.items() if key != "listen"}}
+
+
+def _give_up(message: str) -> NoReturn:
+    sys.stderr.write(f"jobgate: {message}\n")
+    sys.stderr.flush()
+    raise SystemExit(1)
+
+
+def from_environment() -> Options:
+    """
+    The options of `jobgate.tac`: `$JOBGATE_CONFIG`, else as without any.
+
+    Raises:
+        SystemExit: Something is wrong with them; one line on stderr says what.
+    """
+    options = Options()
+    path = os.environ.get("JOBGATE_CONFIG")
+    options.parseOptions(["--config", path] if path else [])
+    return options

@@ -1,0 +1,3 @@
+"""
+Workers and their lives.
+"""

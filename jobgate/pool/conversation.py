@@ -1,0 +1,567 @@
+"""
+What is said between the gate and one worker, whatever carries it.
+
+Knows the protocol, which commands are in the worker's hands and in what order they
+were given. Must not know how the worker was started or who takes the outcome of a
+command: that is its `Taker`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from jobgate.command import DONE, Reply, ReplyStream
+from jobgate.errors import CommandFailed, JobgateError
+from jobgate.wire import frames
+from jobgate.wire.frames import Frame, FrameDecoder, WireError
+from jobgate.wire.lines import LinesDecoder, Template
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jobgate.command import Command
+    from jobgate.config import WorkerConfig
+
+__all__ = ["Conversation", "FramesConversation", "LinesConversation", "Taker", "Transport"]
+
+_OCTETS = "application/octet-stream"
+_TEXT_LIMIT = 64 * 1024
+"""Bytes a worker may print before HELLO."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Taker(Protocol):
+    """Who takes what becomes of a command: the gate's Runner."""
+
+    def began(self, command: Command, now: float) -> None:
+        """The worker has begun to run it."""
+
+    def replied(self, command: Command, reply: Reply, now: float) -> None:
+        """It ended well; a streamed reply's last part has been passed on."""
+
+    def failed(self, command: Command, error: JobgateError, now: float) -> None:
+        """The worker said FAIL."""
+
+    def streaming(self, command: Command, reply: Reply) -> None:
+        """The first part of a streamed reply has come."""
+
+    def declined(self, command: Command) -> None:
+        """The worker will not have it."""
+
+    def stray(self) -> None:
+        """A reply to nothing that is in flight was dropped."""
+
+
+class Transport(Protocol):
+    """What carries a conversation."""
+
+    def write(self, head: bytes, body: bytes, *, idle: bool) -> int:
+        """Send bytes; returns how many have been offered in all, these included."""
+
+    def written(self) -> int:
+        """How many of them the worker may have seen."""
+
+    def look(self) -> None:
+        """Take in what the worker has said already but nobody has read."""
+
+    def ready(self) -> None:
+        """The worker can take commands."""
+
+    def broken(self, why: str) -> None:
+        """The worker broke the protocol: end it."""
+
+    def aside(self, text: bytes) -> None:
+        """The worker said something that is no message: log it."""
+
+    def settled(self) -> None:
+        """The worker has one command less in hand."""
+
+
+class _InHand:
+    """A command in a worker's hands."""
+
+    __slots__ = ("command", "offered")
+
+    def __init__(self, command: Command, offered: int) -> None:
+        self.command = command
+        self.offered = offered
+
+
+class Conversation:
+    """
+    What both protocols have in common.
+
+    Attributes:
+        capacity: How many commands may be in hand at once.
+        ordered: The worker answers in the order given: only the oldest has begun.
+        in_hand: The commands it has, by frame id, oldest first.
+        is_ready: It has said HELLO, or what stands for it, and has not fallen out since.
+        closed: The worker is lost; whatever it still says is ignored.
+        done: How many commands it has answered.
+    """
+
+    capacity: int
+    ordered: bool
+
+    def __init__(
+        self, config: WorkerConfig, transport: Transport, seconds: Callable[[], float]
+    ) -> None:
+        self._config = config
+        self._transport = transport
+        self._seconds = seconds
+        self.taker: Taker | None = None
+        self.in_hand: OrderedDict[int, _InHand] = OrderedDict()
+        self.is_ready = False
+        self.closed = False
+        self.done = 0
+        self._next_id = 0
+
+    def send(self, command: Command) -> bool:
+        """Hand a command over; False if the worker turns out to be unfit for it."""
+        raise NotImplementedError
+
+    def receive(self, data: bytes) -> None:
+        """The worker has said something."""
+        raise NotImplementedError
+
+    def wanted(self) -> memoryview | None:
+        """A buffer for the next bytes, if a long message is under way."""
+        return None
+
+    def filled(self, count: int) -> None:
+        """`count` bytes were put into `wanted()`."""
+
+    def started(self) -> None:
+        """The program runs."""
+
+    def cancel(self, command: Command) -> None:
+        """Nobody wants this reply any more; a program that knows nothing of us cannot be told."""
+
+    def ping(self) -> bool:
+        """Ask for a sign of life; False if this worker cannot give one."""
+        return False
+
+    @property
+    def answered_ping(self) -> bool:
+        """Whether the last `ping` was answered."""
+        return True
+
+    def drain(self) -> None:
+        """Say that no more commands will come."""
+
+    def ended(self) -> str | None:
+        """The worker's output is at its end; returns what was left unfinished."""
+        return None
+
+    def take_all(self) -> list[tuple[Command, bool]]:
+        """The worker is lost: the commands it had, oldest first, and whether each had begun."""
+        written = self._transport.written()
+        taken: list[tuple[Command, bool]] = []
+        self.is_ready = False
+        self.closed = True
+        for entry in self.in_hand.values():
+            begun = entry.offered <= written and not (self.ordered and taken)
+            taken.append((entry.command, begun))
+        self.in_hand.clear()
+        return taken
+
+    def _give(self, command: Command, head: bytes, body: bytes) -> None:
+        """Write a command and remember it."""
+        frame_id = self._next_id
+        self._next_id = (frame_id + 1) & 0xFFFFFFFF
+        idle = not self.in_hand
+        now = self._seconds()
+        entry = _InHand(command, 0)
+        self.in_hand[frame_id] = entry
+        if (idle or not self.ordered) and self.taker is not None:
+            self.taker.began(command, now)
+        entry.offered = self._transport.write(head, body, idle=idle)
+
+    def _finish(self, frame_id: int, now: float) -> Command | None:
+        """The last word on a command has come; the next oldest has begun."""
+        entry = self.in_hand.pop(frame_id, None)
+        if entry is None:
+            if self.taker is not None:
+                self.taker.stray()
+            return None
+        if self.ordered and self.in_hand and self.taker is not None:
+            oldest = next(iter(self.in_hand.values())).command
+            if not oldest.began:
+                self.taker.began(oldest, now)
+        return entry.command
+
+
+class _Hello(msgspec.Struct):
+    protocol: int = 1
+    name: str = ""
+    queue: str = ""
+    in_flight: int = 0
+    ordered: bool = False
+    token: str = ""
+
+
+class _Said(msgspec.Struct):
+    """The meta of REPLY and CHUNK."""
+
+    content_type: str | None = None
+    status: int | None = None
+
+
+class _Failed(msgspec.Struct):
+    """The meta of FAIL."""
+
+    title: str | None = None
+    detail: str | None = None
+    status: int | None = None
+    retry: bool | None = None
+
+
+class _Progress(msgspec.Struct):
+    """The meta of PROGRESS."""
+
+    done: float = 0
+    total: float | None = None
+    note: str | None = None
+
+
+_read_hello = msgspec.json.Decoder(_Hello).decode
+_read_said = msgspec.json.Decoder(_Said).decode
+_read_failed = msgspec.json.Decoder(_Failed).decode
+_read_progress = msgspec.json.Decoder(_Progress).decode
+_json = msgspec.json.Encoder().encode
+
+
+def _status(said: int | None, default: int) -> int:
+    """
+    The HTTP status a worker chose.
+
+    Raises:
+        WireError: It is outside the contract's bounds.
+    """
+    if said is None:
+        return default
+    if not 200 <= said <= 599:  # noqa: PLR2004 (the contract's bounds)
+        message = f"status {said}, where 200 to 599 is wanted"
+        raise WireError(message)
+    return said
+
+
+class FramesConversation(Conversation):
+    """The `frames` protocol (contract section 5.1), from the gate's side."""
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        transport: Transport,
+        seconds: Callable[[], float],
+        worker: str,
+        queue: str,
+    ) -> None:
+        super().__init__(config, transport, seconds)
+        self.capacity = config.in_flight
+        self.ordered = False
+        self._worker = worker
+        self._decoder = FrameDecoder()
+        self._before_hello = 0
+        self._meta_queue = _json(queue).decode()
+        self._meta_types: dict[str, str] = {}
+        self._said: dict[bytes, tuple[str, int]] = {b"": (_OCTETS, 200)}
+        self._pinged = False
+
+    def send(self, command: Command) -> bool:
+        """Hand a command over as a COMMAND frame."""
+        body = command.body
+        meta = self._meta(command)
+        head = frames.HEADER.pack(
+            12 + len(meta) + len(body), 1, frames.COMMAND, 0, self._next_id, len(meta)
+        )
+        self._give(command, head + meta, body)
+        return True
+
+    def _meta(self, command: Command) -> bytes:
+        kind = self._meta_types.get(command.content_type)
+        if kind is None:
+            kind = _json(command.content_type).decode()
+            if len(self._meta_types) < 256:  # noqa: PLR2004 (callers choose content types: a bound)
+                self._meta_types[command.content_type] = kind
+        deadline = command.deadline
+        now = self._seconds()
+        if self._config.timeout:
+            deadline = min(deadline, now + self._config.timeout)
+        remaining = "null" if deadline == float("inf") else int((deadline - now) * 1000)
+        headers = _json(command.headers).decode() if command.headers else "{}"
+        return (
+            f'{{"id":"{command.id}","queue":{self._meta_queue},"content_type":{kind},'
+            f'"attempt":{command.attempt},"remaining_ms":{remaining},"headers":{headers}}}'
+        ).encode()
+
+    def wanted(self) -> memoryview | None:
+        """The rest of a long frame's buffer."""
+        return self._decoder.wanted()
+
+    def filled(self, count: int) -> None:
+        """The long frame has grown."""
+        for frame in self._decoder.filled(count):
+            if not self.closed:
+                self._frame(frame)
+
+    def receive(self, data: bytes) -> None:
+        """Take in what the worker wrote."""
+        if self.closed:
+            return
+        if not self.is_ready:
+            text, data = self._text_before_hello(data)
+            if text:
+                self._transport.aside(text)
+            if not data:
+                return
+        decoder = self._decoder
+        for frame in decoder.feed(data):
+            if not self.closed:
+                self._frame(frame)
+        if decoder.error is not None and not self.closed:
+            self._transport.aside(data[:4096])
+            self._transport.broken(str(decoder.error))
+
+    def _text_before_hello(self, data: bytes) -> tuple[bytes, bytes]:
+        if self._decoder.torn:
+            return b"", data
+        text, rest = frames.split_text(data)
+        self._before_hello += len(text)
+        if self._before_hello > _TEXT_LIMIT:
+            self._transport.aside(text)
+            self._transport.broken(f"over {_TEXT_LIMIT} bytes of text before HELLO")
+            return b"", b""
+        return text, rest
+
+    def _frame(self, frame: Frame) -> None:
+        kind, frame_id, meta, body = frame
+        try:
+            if not self.is_ready and kind != frames.HELLO:
+                self._transport.broken(f"a frame of type {kind} before HELLO")
+            elif kind == frames.REPLY:
+                self._reply(frame_id, meta, body)
+            elif kind == frames.CHUNK:
+                self._chunk(frame_id, meta, body)
+            elif kind == frames.FAIL:
+                self._fail(frame_id, meta)
+            elif kind == frames.DECLINE:
+                self._decline(frame_id)
+            elif kind == frames.PROGRESS:
+                self._progress(frame_id, meta)
+            elif kind == frames.PONG:
+                self._pinged = False
+            elif kind == frames.PING:
+                self._transport.write(frames.encode(frames.PONG, frame_id), b"", idle=True)
+            elif kind == frames.HELLO:
+                self._hello(meta)
+            else:
+                self._transport.broken(f"a frame of type {kind}, which workers do not send")
+        except (msgspec.DecodeError, WireError) as error:
+            self._transport.broken(f"a frame of type {kind} with meta {meta[:200]!r}: {error}")
+
+    def _hello(self, meta: bytes) -> None:
+        if self.is_ready:
+            message = "HELLO was said before"
+            raise WireError(message)
+        hello = _read_hello(meta or b"{}")
+        if hello.protocol != 1:
+            message = f"protocol {hello.protocol} is not spoken here, only 1"
+            raise WireError(message)
+        self.ordered = hello.ordered
+        if hello.in_flight:
+            self.capacity = max(1, min(self.capacity, hello.in_flight))
+        welcome = _json({"worker": self._worker, "max_frame": frames.MAX_FRAME, "batch": 1})
+        self._transport.write(frames.encode(frames.WELCOME, 0, welcome), b"", idle=True)
+        self.is_ready = True
+        self._transport.ready()
+
+    def _read(self, meta: bytes) -> tuple[str, int]:
+        """Content type and status of a REPLY or CHUNK; workers repeat themselves, so it is kept."""
+        known = self._said.get(meta)
+        if known is not None:
+            return known
+        said = _read_said(meta)
+        kind = _OCTETS if said.content_type is None else said.content_type
+        if _CONTROL.search(kind) or not kind.isascii():
+            message = f"content type {kind!r}, where visible ASCII is wanted"
+            raise WireError(message)
+        known = kind, _status(said.status, 200)
+        if len(self._said) < 256 and len(meta) < 256:  # noqa: PLR2004 (a bound)
+            self._said[meta] = known
+        return known
+
+    def _reply(self, frame_id: int, meta: bytes, body: bytes | bytearray) -> None:
+        content_type, status = self._read(meta)
+        now = self._seconds()
+        command = self._finish(frame_id, now)
+        if command is None:
+            return
+        self.done += 1
+        if self.taker is not None:
+            if command.stream is not None and command.state is not DONE:
+                command.stream.chunk(body)
+                body = b""
+            self.taker.replied(command, Reply(body, content_type, status), now)
+        self._transport.settled()
+
+    def _chunk(self, frame_id: int, meta: bytes, body: bytes | bytearray) -> None:
+        entry = self.in_hand.get(frame_id)
+        if entry is None or self.taker is None:
+            if self.taker is not None:
+                self.taker.stray()
+            return
+        command = entry.command
+        if command.state is DONE:
+            return
+        if command.stream is None:
+            content_type, status = self._read(meta)
+            command.stream = ReplyStream()
+            self.taker.streaming(command, Reply(b"", content_type, status, command.stream))
+        command.stream.chunk(body)
+
+    def _fail(self, frame_id: int, meta: bytes) -> None:
+        said = _read_failed(meta or b"{}")
+        error = CommandFailed(
+            said.title or "The worker could not do it", said.detail or "", _status(said.status, 500)
+        )
+        now = self._seconds()
+        command = self._finish(frame_id, now)
+        if command is None:
+            return
+        self.done += 1
+        if self.taker is not None:
+            self.taker.failed(command, error, now)
+        self._transport.settled()
+
+    def _decline(self, frame_id: int) -> None:
+        command = self._finish(frame_id, self._seconds())
+        if command is not None and self.taker is not None:
+            self.taker.declined(command)
+            self._transport.settled()
+
+    def _progress(self, frame_id: int, meta: bytes) -> None:
+        _read_progress(meta or b"{}")
+        if frame_id not in self.in_hand and self.taker is not None:
+            self.taker.stray()
+
+    def cancel(self, command: Command) -> None:
+        """Send CANCEL; the worker's one last word on it will be dropped."""
+        for frame_id, entry in self.in_hand.items():
+            if entry.command is command:
+                self._transport.write(frames.encode(frames.CANCEL, frame_id), b"", idle=True)
+                return
+
+    def ping(self) -> bool:
+        """Send PING."""
+        self._pinged = True
+        self._transport.write(frames.encode(frames.PING), b"", idle=True)
+        return True
+
+    @property
+    def answered_ping(self) -> bool:
+        """Whether the last PING has had its PONG."""
+        return not self._pinged
+
+    def drain(self) -> None:
+        """Send DRAIN."""
+        if self.is_ready:
+            self._transport.write(frames.encode(frames.DRAIN), b"", idle=True)
+
+    def ended(self) -> str | None:
+        """A frame that was cut off, if there was one."""
+        return "the output ended inside a frame" if self._decoder.torn else None
+
+
+class LinesConversation(Conversation):
+    """The `lines` protocol (contract section 5.2), from the gate's side."""
+
+    capacity = 1
+    ordered = True
+
+    def __init__(
+        self, config: WorkerConfig, transport: Transport, seconds: Callable[[], float]
+    ) -> None:
+        super().__init__(config, transport, seconds)
+        self._template = Template(config.send)
+        self._decoder = self._new_decoder(config.until, config.until_regex)
+        self._boot: LinesDecoder | None = None
+        self._banner_seen = False
+        if config.boot_until or config.boot_until_regex:
+            self._boot = self._new_decoder(config.boot_until, config.boot_until_regex)
+
+    @staticmethod
+    def _new_decoder(until: str, until_regex: str) -> LinesDecoder:
+        return LinesDecoder(until, re.compile(until_regex.encode()) if until_regex else None)
+
+    def started(self) -> None:
+        """Without a banner to wait for, a program that runs is ready."""
+        if self._boot is None and not self.is_ready:
+            self.is_ready = True
+            self._transport.ready()
+
+    def send(self, command: Command) -> bool:
+        """Write the command's line, unless the worker turns out to have said too much before."""
+        self._transport.look()
+        if not self.is_ready:
+            return False
+        self._give(command, self._template.fill(command.body), b"")
+        return True
+
+    def receive(self, data: bytes) -> None:
+        """Take in what the program printed."""
+        if self.closed:
+            return
+        try:
+            if self._boot is not None and not self._banner_seen:
+                self._banner(data)
+            elif self.in_hand:
+                self._output(data)
+            else:
+                self._left_over(data)
+        except WireError as error:
+            self._transport.broken(str(error))
+
+    def _banner(self, data: bytes) -> None:
+        assert self._boot is not None, "only called while a banner is awaited"
+        banner = self._boot.feed(data)
+        if banner is None:
+            return
+        self._banner_seen = True
+        self._transport.aside(banner + b"\n")
+        if self._boot.pending:
+            self._left_over(self._boot.pending)
+            return
+        self.is_ready = True
+        self._transport.ready()
+
+    def _output(self, data: bytes) -> None:
+        body = self._decoder.feed(data)
+        if body is None:
+            return
+        now = self._seconds()
+        frame_id = next(iter(self.in_hand))
+        extra = self._decoder.pending
+        if extra:
+            self.is_ready = False
+        command = self._finish(frame_id, now)
+        self.done += 1
+        if command is not None and self.taker is not None:
+            self.taker.replied(command, Reply(body, self._config.reply_type), now)
+        if extra:
+            self._left_over(extra)
+        else:
+            self._transport.settled()
+
+    def _left_over(self, data: bytes) -> None:
+        self.is_ready = False
+        self._transport.aside(data[:4096])
+        self._transport.broken(f"output that belongs to no command: {data[:200]!r}")
+
+    def ended(self) -> str | None:
+        """A reply that was cut off, if there was one."""
+        return "the output ended inside a reply" if self._decoder.pending else None

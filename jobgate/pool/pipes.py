@@ -1,0 +1,199 @@
+"""
+Wide reads and direct writes on a child's stdio.
+
+Twisted reads a pipe 8 KiB at a time and never writes before the next turn of the
+loop. Here a pipe is 1 MiB long, read in pieces that grow with the traffic, a long
+frame straight into its own buffer, and an idle child is written to at once. Must not
+know what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
+__all__ = ["ChildStdin", "ChildStdout", "Receiver"]
+
+_PIPE_SIZE = 1024 * 1024
+_SMALL_READ = 64 * 1024
+_LARGE_READ = 256 * 1024
+_JOIN_BELOW = 64 * 1024
+"""Bytes up to which copying head and body together is cheaper than a vector of two."""
+
+
+class Receiver(Protocol):
+    """Where a child's stdout goes."""
+
+    def receive(self, data: bytes) -> None:
+        """Bytes have come."""
+
+    def wanted(self) -> memoryview | None:
+        """A buffer that the next bytes should be read into, if there is one."""
+
+    def filled(self, count: int) -> None:
+        """`count` bytes have been read into `wanted()`, whose view has been released."""
+
+
+def _enlarge(fd: int) -> None:
+    """Make a pipe 1 MiB long where the system allows it; a shorter one works too."""
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        except OSError:
+            return
+
+
+class ChildStdout:
+    """
+    Reads a child's stdout in place of Twisted's `ProcessReader.doRead`.
+
+    Args:
+        pipe: The `ProcessReader` of the child's descriptor 1.
+        receiver: Where the bytes go.
+    """
+
+    def __init__(self, pipe: Any, receiver: Receiver) -> None:  # noqa: ANN401 (Twisted has no type for it)
+        self._fd = pipe.fileno()
+        self._receiver = receiver
+        self._size = _SMALL_READ
+        self._closed = False
+        pipe.doRead = self.read
+        _enlarge(self._fd)
+
+    def read(self) -> BaseException | None:
+        """
+        Read what is there, once: the reactor calls this when the pipe is readable.
+
+        Returns:
+            None, or why the pipe is at its end, as a `doRead` does.
+        """
+        if self._closed:
+            return CONNECTION_DONE
+        try:
+            view = self._receiver.wanted()
+            if view is None:
+                data = os.read(self._fd, self._size)
+                if not data:
+                    return CONNECTION_DONE
+                self._size = _LARGE_READ if len(data) == self._size else _SMALL_READ
+                self._receiver.receive(data)
+                return None
+            with view:
+                count = os.readv(self._fd, [view])
+            if not count:
+                return CONNECTION_DONE
+            self._receiver.filled(count)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EINTR):
+                return None
+            return CONNECTION_LOST
+        return None
+
+    def read_rest(self) -> None:
+        """Read everything that is in the pipe now: the child has exited, or is about to be judged."""
+        while not self._closed:
+            try:
+                data = os.read(self._fd, _LARGE_READ)
+            except OSError:
+                return
+            if not data:
+                return
+            self._receiver.receive(data)
+
+    def close(self) -> None:
+        """Read no more; the descriptor is Twisted's to close."""
+        self._closed = True
+
+
+class ChildStdin:
+    """
+    Writes to a child's stdin: an idle child at once, a busy one once per turn of the loop.
+
+    Args:
+        pipe: The `ProcessWriter` of the child's descriptor 0.
+        clock: For the end of the turn.
+
+    Attributes:
+        offered: Bytes that were given to it since the start.
+    """
+
+    def __init__(self, pipe: Any, clock: IReactorTime) -> None:  # noqa: ANN401 (Twisted has no type for it)
+        self._pipe = pipe
+        self._fd = pipe.fileno()
+        self._clock = clock
+        self._gathered: list[bytes] = []
+        self._closed = False
+        self.offered = 0
+        _enlarge(self._fd)
+
+    @property
+    def written(self) -> int:
+        """Bytes that the child may have seen: what is not here any more."""
+        pipe = self._pipe
+        left = len(pipe.dataBuffer) - pipe.offset + pipe._tempDataLen  # noqa: SLF001 (no public way)
+        return self.offered - left - sum(map(len, self._gathered))
+
+    def write(self, head: bytes, body: bytes, *, idle: bool) -> None:
+        """Send `head` and `body`; `idle` says that the child waits for them."""
+        self.offered += len(head) + len(body)
+        if self._closed:
+            return
+        if len(body) < _JOIN_BELOW:
+            pieces = [head + body]
+        else:
+            pieces = [head, body]
+        if idle and not self._gathered:
+            self._now(pieces)
+            return
+        if not self._gathered:
+            self._clock.callLater(0, self._flush)
+        self._gathered += pieces
+
+    def close(self) -> None:
+        """End the child's input once everything is written."""
+        if not self._closed:
+            self._flush()
+            self._closed = True
+            self._pipe.loseConnection()
+
+    def lost(self) -> None:
+        """The child has closed its end; nothing more is written."""
+        self._closed = True
+
+    def _flush(self) -> None:
+        pieces, self._gathered = self._gathered, []
+        if pieces and not self._closed:
+            self._now([b"".join(pieces)] if sum(map(len, pieces)) < _JOIN_BELOW else pieces)
+
+    def _now(self, pieces: list[bytes]) -> None:
+        pipe = self._pipe
+        if pipe.dataBuffer or pipe._tempDataLen:  # noqa: SLF001 (no public way)
+            pipe.writeSequence(pieces)
+            return
+        try:
+            count = os.writev(self._fd, pieces) if len(pieces) > 1 else os.write(self._fd, pieces[0])
+        except OSError as error:
+            # A child that closed its stdin: its death, or Twisted's own notice of the
+            # closed pipe, follows and settles what it had.
+            if error.errno != errno.EAGAIN:
+                self.offered_lost(pieces)
+                return
+            count = 0
+        for piece in pieces:
+            if count >= len(piece):
+                count -= len(piece)
+                continue
+            pipe.write(piece[count:])
+            count = 0
+
+    def offered_lost(self, pieces: list[bytes]) -> None:
+        """What could not be written at all stays unwritten: keep it so `written` is true."""
+        self._closed = True
+        self._gathered = pieces

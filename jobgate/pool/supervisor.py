@@ -1,0 +1,351 @@
+"""
+Keeps the workers of one queue alive.
+
+One place for a worker, a Post, outlives the workers that hold it: its name, its count of
+restarts and its last crash report stay. Must not know commands or queues; it says who
+can work (`Foreman`) and the gate does the rest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from jobgate.pool.backoff import Backoff
+from jobgate.pool.lifecycle import State
+from jobgate.pool.process import RETIRED, WorkerProcess
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall
+
+    from jobgate.config import QueueConfig
+    from jobgate.pool.report import Report
+
+__all__ = ["Foreman", "Groups", "Post", "Supervisor"]
+
+_PROBATION = 1.0
+"""Seconds within which a death with nothing in hand counts towards a crash loop."""
+
+
+class Foreman(Protocol):
+    """Who puts workers to work: the gate's Road."""
+
+    def worker_ready(self, worker: WorkerProcess, post: int) -> None:
+        """A worker can take commands."""
+
+    def worker_leaving(self, worker: WorkerProcess) -> None:
+        """It takes no more commands."""
+
+    def pool_changed(self) -> None:
+        """Workers have come or gone, or a crash loop has begun or ended."""
+
+
+class Groups(Protocol):
+    """Who must know which process groups live, in case the gate is killed."""
+
+    def group_started(self, pgid: int) -> None:
+        """A process group lives."""
+
+    def group_ended(self, pgid: int) -> None:
+        """The process group has been killed."""
+
+
+class Post:
+    """
+    A place for one worker.
+
+    Attributes:
+        number: From 0.
+        name: The name of whoever holds it.
+        worker: Who holds it: takes commands, or is about to.
+        next: Who is being started to take over (make before break).
+        leaving: Those who held it and have not exited yet.
+        restarts: How many workers were started here after the first.
+        report: The last crash report.
+    """
+
+    def __init__(self, number: int, name: str) -> None:
+        self.number = number
+        self.name = name
+        self.worker: WorkerProcess | None = None
+        self.next: WorkerProcess | None = None
+        self.leaving: list[WorkerProcess] = []
+        self.restarts = -1
+        self.report: Report | None = None
+        self.restart: IDelayedCall | None = None
+
+    @property
+    def everyone(self) -> list[WorkerProcess]:
+        """All processes of this post."""
+        return [w for w in (self.worker, self.next, *self.leaving) if w is not None]
+
+
+class Supervisor:
+    """
+    Keeps as many workers alive as the configuration says.
+
+    Args:
+        config: The queue's configuration; `reconfigure` gives another.
+        reactor: Time, timers and processes.
+        foreman: Told who can work.
+        groups: Told which process groups live.
+    """
+
+    _log = Logger()
+
+    def __init__(self, config: QueueConfig, reactor: Any, foreman: Foreman, groups: Groups) -> None:  # noqa: ANN401 (IReactorTime and IReactorProcess: no type can say both)
+        self._config = config
+        self._reactor = reactor
+        self._foreman = foreman
+        self._groups = groups
+        self._backoff = Backoff()
+        self._stopping = False
+        self._all_gone: list[Deferred[None]] = []
+        self._first_outcome: list[Deferred[None]] = []
+        self.last_cause = ""
+        self.posts: list[Post] = []
+
+    # --- what others ask
+
+    @property
+    def workers(self) -> list[WorkerProcess]:
+        """Everyone, those on their way out included."""
+        return [worker for post in self.posts for worker in post.everyone]
+
+    @property
+    def alive(self) -> list[WorkerProcess]:
+        """Those who can take commands."""
+        return [worker for worker in self.workers if worker.state is State.READY]
+
+    @property
+    def crash_loop(self) -> bool:
+        """Whether no worker lives because they keep dying."""
+        return self._backoff.looping and not self.alive
+
+    @property
+    def retry_in(self) -> float:
+        """Seconds until the next start."""
+        now = self._reactor.seconds()
+        waits = [post.restart.getTime() - now for post in self.posts if post.restart is not None]
+        return max(0.0, min(waits, default=1.0))
+
+    def post(self, name: str) -> Post | None:
+        """The post of that name."""
+        return next((post for post in self.posts if post.name == name), None)
+
+    # --- what others tell it
+
+    def start(self) -> Deferred[None]:
+        """Start the workers; fires when the first is ready or has failed to be."""
+        started: Deferred[None] = Deferred()
+        self._first_outcome.append(started)
+        if not self._config.command:
+            self._first_known()
+        self._fill_all()
+        return started
+
+    def recycle(self, post: Post) -> None:
+        """Replace a post's worker: the new one starts before the old one goes."""
+        if self._stopping or post.next is not None:
+            return
+        if post.worker is None:
+            self._fill(post, 0.0)
+        else:
+            post.next = worker = self._new(post)
+            if not self._spawned(worker):
+                post.next = None
+
+    def recycle_all(self) -> None:
+        """Replace every worker."""
+        for post in self.posts:
+            if post.number < self._size:
+                self.recycle(post)
+
+    def reconfigure(self, config: QueueConfig) -> None:
+        """
+        Take on another configuration.
+
+        Workers are replaced if how they are started has changed; posts come and go
+        with `workers`. The old workers serve until the new ones are ready.
+        """
+        changed = config.worker() != self._config.worker()
+        self._config = config
+        self._backoff.lived()
+        if changed:
+            self.recycle_all()
+        self._fill_all()
+        for post in self.posts:
+            if post.number >= self._size:
+                self._retire(post)
+
+    def stop(self) -> Deferred[None]:
+        """End all workers politely; fires when the last is reaped."""
+        self._stopping = True
+        for post in self.posts:
+            self._retire(post)
+        gone: Deferred[None] = Deferred()
+        self._all_gone.append(gone)
+        self._sweep()
+        return gone
+
+    def hurry(self) -> None:
+        """End all workers at once."""
+        self._stopping = True
+        for worker in self.workers:
+            worker.hurry()
+
+    # --- what its workers tell it: the Owner protocol
+
+    def worker_ready(self, worker: WorkerProcess) -> None:
+        """It can take commands: whoever it replaces may go now."""
+        post = self._post_of(worker)
+        old = None
+        if worker is post.next:
+            old, post.worker, post.next = post.worker, worker, None
+        self._reactor.callLater(_PROBATION, self._passed, worker)
+        self._foreman.worker_ready(worker, post.number)
+        if old is not None:
+            post.leaving.append(old)
+            old.retire()
+        self._first_known()
+        self._foreman.pool_changed()
+
+    def worker_leaving(self, worker: WorkerProcess) -> None:
+        """It takes no more commands; unless that was planned, another starts."""
+        post = self._post_of(worker)
+        if worker is post.worker:
+            post.worker = None
+            post.leaving.append(worker)
+            if worker.state is not State.DRAINING:
+                self._fill(post, self._judge(worker))
+        self._foreman.worker_leaving(worker)
+        self._foreman.pool_changed()
+
+    def worker_gone(self, worker: WorkerProcess, report: Report) -> None:
+        """It has been reaped."""
+        post = self._post_of(worker)
+        if report.cause != RETIRED:
+            post.report = report
+            self.last_cause = report.cause
+        if worker is post.worker:
+            post.worker = None
+            self._fill(post, self._judge(worker))
+        elif worker is post.next:
+            post.next = None
+            self._log.error(
+                "{post}: the new worker failed ({cause}); the old one stays",
+                post=post.name,
+                cause=report.cause,
+            )
+            self._fill(post, self._judge(worker))
+        else:
+            post.leaving.remove(worker)
+        self._sweep()
+
+    def group_started(self, pgid: int) -> None:
+        """A process group lives."""
+        self._groups.group_started(pgid)
+
+    def group_ended(self, pgid: int) -> None:
+        """The process group has been killed."""
+        self._groups.group_ended(pgid)
+
+    # --- inside
+
+    @property
+    def _size(self) -> int:
+        return self._config.workers if self._config.command and not self._stopping else 0
+
+    def _post_of(self, worker: WorkerProcess) -> Post:
+        return next(post for post in self.posts if worker in post.everyone)
+
+    def _fill_all(self) -> None:
+        numbers = {post.number for post in self.posts}
+        for number in range(self._size):
+            if number not in numbers:
+                self.posts.append(Post(number, f"{self._config.name}-{number + 1}"))
+        self.posts.sort(key=lambda post: post.number)
+        for post in self.posts:
+            self._fill(post, 0.0)
+
+    def _fill(self, post: Post, wait: float) -> None:
+        """Start a worker at an empty post; in the next turn at the earliest, never nested."""
+        if post.worker is None and post.restart is None and post.number < self._size:
+            post.restart = self._reactor.callLater(wait, self._start, post)
+
+    def _start(self, post: Post) -> None:
+        post.restart = None
+        if post.worker is None and post.number < self._size:
+            # It must hold the post before it starts: it may be dead before that returns.
+            post.worker = worker = self._new(post)
+            if not self._spawned(worker):
+                post.worker = None
+                self._fill(post, self._died())
+
+    def _new(self, post: Post) -> WorkerProcess:
+        post.restarts += 1
+        return WorkerProcess(
+            post.name, self._config.name, self._config.worker(), self._reactor, self
+        )
+
+    def _spawned(self, worker: WorkerProcess) -> bool:
+        try:
+            worker.start()
+        except OSError as error:
+            self.last_cause = f"cannot start a process: {error.strerror}"
+            self._log.error("{worker}: {cause}", worker=worker.name, cause=self.last_cause)
+            return False
+        return True
+
+    def _retire(self, post: Post) -> None:
+        if post.restart is not None:
+            post.restart.cancel()
+            post.restart = None
+        for worker in post.everyone:
+            worker.retire()
+
+    def _judge(self, worker: WorkerProcess) -> float:
+        """How long to wait before the next start, now that this worker is lost."""
+        if self._stopping:
+            return 0.0
+        if worker.ready_at is None or (
+            worker.idle and self._reactor.seconds() - worker.ready_at < _PROBATION
+        ):
+            return self._died()
+        self._backoff.lived()
+        return 0.0
+
+    def _died(self) -> float:
+        wait = self._backoff.died()
+        if self._backoff.looping:
+            self._log.error(
+                "workers of {queue} keep dying ({cause}); next try in {wait:.1f} s",
+                queue=self._config.name,
+                cause=self.last_cause or "see the log above",
+                wait=wait,
+            )
+        self._first_known()
+        self._foreman.pool_changed()
+        return wait
+
+    def _passed(self, worker: WorkerProcess) -> None:
+        """A second after HELLO and still alive: whatever was wrong is over."""
+        if worker.state is State.READY:
+            self._backoff.lived()
+
+    def _first_known(self) -> None:
+        """The first worker is ready, or has failed to be."""
+        waiting, self._first_outcome = self._first_outcome, []
+        for started in waiting:
+            started.callback(None)
+
+    def _sweep(self) -> None:
+        """Drop posts that are no more; say when nobody is left."""
+        self.posts = [post for post in self.posts if post.number < self._size or post.everyone]
+        self._foreman.pool_changed()
+        if self._stopping and not self.workers:
+            waiting, self._all_gone = self._all_gone, []
+            for gone in waiting:
+                gone.callback(None)

@@ -1,0 +1,172 @@
+"""
+Who may do what: tokens, and without tokens the rule that keeps web pages out.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from hashlib import sha256
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from jobgate.errors import Forbidden, JobgateError, QuotaExceeded, Unauthorized
+
+if TYPE_CHECKING:
+    from jobgate.config import GateConfig, TokenConfig
+    from jobgate.web.exchange import Exchange
+
+__all__ = ["Access", "Token"]
+
+_OPEN = (b"/healthz", b"/readyz")
+_OPEN_UNDER = b"/problems/"
+_REMEMBERED = 4096
+"""Header values whose verdict is remembered: callers repeat themselves."""
+
+
+class Token:
+    """
+    A caller, known by its token.
+
+    Args:
+        config: Its name, what it may do, and its quota.
+    """
+
+    def __init__(self, config: TokenConfig) -> None:
+        self.name = config.name
+        self._allow = config.allow
+        self._rate = config.rate
+        self._burst = max(1.0, config.rate or 0.0)
+        self._left = self._burst
+        self._at = 0.0
+        self._known: dict[str, bool] = {}
+
+    def may(self, right: str) -> bool:
+        """Whether it has a right, such as `call:resize` or `admin`."""
+        known = self._known.get(right)
+        if known is None:
+            known = any(fnmatchcase(right, grant) for grant in self._allow)
+            if len(self._known) < _REMEMBERED:
+                self._known[right] = known
+        return known
+
+    def spend(self, now: float) -> None:
+        """
+        Take one request off its quota.
+
+        Raises:
+            QuotaExceeded: There is none left.
+        """
+        if self._rate is None:
+            return
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now
+        if self._left < 1:
+            message = f"{self.name} may send {self._rate:g} requests a second"
+            raise QuotaExceeded(message, retry_after=(1 - self._left) / self._rate)
+        self._left -= 1
+
+
+class Access:
+    """
+    Lets requests in, or not.
+
+    Args:
+        config: Tokens, and whether the operator insists on none.
+    """
+
+    def __init__(self, config: GateConfig) -> None:
+        self._tokens = {token.sha256: Token(token) for token in config.tokens}
+        self._insecure = config.gate.insecure
+        self._by_header: dict[bytes, Token] = {}
+        self._hosts: dict[bytes, bool] = {}
+
+    def check(self, exchange: Exchange, now: float, *, local: bool) -> JobgateError | None:
+        """
+        Whether the request may come in at all; sets its token.
+
+        Args:
+            exchange: The request; only its headers need be there.
+            now: Seconds, for quotas.
+            local: It came over a UNIX socket, which no web page can reach.
+
+        Returns:
+            Why not, or None.
+        """
+        if not self._tokens:
+            if local or self._insecure:
+                return None
+            return self._foreign(exchange)
+        header = exchange.headers.get(b"authorization", b"")
+        token = self._by_header.get(header) or self._look_up(header)
+        exchange.token = token
+        path = exchange.path
+        if path in _OPEN or path.startswith(_OPEN_UNDER):
+            return None
+        if token is None:
+            return Unauthorized("send a known token as Authorization: Bearer")
+        try:
+            token.spend(now)
+        except QuotaExceeded as error:
+            return error
+        return None
+
+    def need(self, exchange: Exchange, right: str) -> None:
+        """
+        Insist on a right.
+
+        Raises:
+            Forbidden: The caller's token does not have it.
+        """
+        if exchange.token is not None and not exchange.token.may(right):
+            message = f"the token {exchange.token.name!r} may not {right}"
+            raise Forbidden(message)
+
+    def _look_up(self, header: bytes) -> Token | None:
+        scheme, _, value = header.partition(b" ")
+        if scheme.lower() != b"bearer":
+            return None
+        # A digest is looked up, never a secret compared: its timing tells nothing.
+        token = self._tokens.get(sha256(value.strip()).hexdigest())
+        if token is not None and len(self._by_header) < _REMEMBERED:
+            self._by_header[header] = token
+        return token
+
+    def _foreign(self, exchange: Exchange) -> JobgateError | None:
+        """Without tokens, a web page must not reach the gate (DNS rebinding, cross-site posts)."""
+        headers = exchange.headers
+        host = headers.get(b"host", b"")
+        known = self._hosts.get(host)
+        if known is None:
+            known = not host or _is_loopback_name(_hostname(host))
+            if len(self._hosts) < _REMEMBERED:
+                self._hosts[host] = known
+        if not known:
+            return Forbidden(
+                f"Host: found {host.decode('latin-1')!r}, wanted a loopback name"
+                " (there are no tokens)"
+            )
+        site = headers.get(b"sec-fetch-site")
+        if site is not None and site not in (b"same-origin", b"none"):
+            return Forbidden(f"Sec-Fetch-Site: found {site.decode('latin-1')!r}: a foreign web page")
+        origin = headers.get(b"origin")
+        if origin is not None and not _same_origin(origin, host):
+            return Forbidden(f"Origin: found {origin.decode('latin-1')!r}: a foreign web page")
+        return None
+
+
+def _hostname(host: bytes) -> str:
+    try:
+        return urlsplit(f"//{host.decode('latin-1')}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_loopback_name(name: str) -> bool:
+    parts = name.split(".")
+    is_v4 = len(parts) == 4 and all(part.isdecimal() for part in parts) and parts[0] == "127"  # noqa: PLR2004 (an IPv4 address has four)
+    return name in ("localhost", "::1") or name.endswith(".localhost") or is_v4
+
+
+def _same_origin(origin: bytes, host: bytes) -> bool:
+    scheme, _, rest = origin.partition(b"://")
+    return scheme in (b"http", b"https") and rest == host

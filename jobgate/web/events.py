@@ -1,0 +1,39 @@
+"""
+Server-sent events (HTML Living Standard, section 9.2).
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+
+import msgspec
+
+from jobgate.errors import InternalError, JobgateError
+from jobgate.web.problems import problem
+
+__all__ = ["as_event", "error_event"]
+
+
+def as_event(data: bytes | bytearray, event: str = "") -> bytes:
+    """
+    Data as one event.
+
+    Text is sent line by line as `data`; what is not UTF-8, or has a bare carriage
+    return that the format cannot carry, is sent as event `base64`.
+    """
+    try:
+        text = bytes(data).decode()
+    except UnicodeDecodeError:
+        text = "\r"
+    if "\r" in text:
+        event, text = "base64", b64encode(data).decode()
+    head = f"event: {event}\n" if event else ""
+    return (head + "".join(f"data: {line}\n" for line in text.split("\n")) + "\n").encode()
+
+
+def error_event(error: BaseException) -> bytes:
+    """A failure after the first part, as event `error` with the problem document."""
+    if not isinstance(error, JobgateError):
+        error = InternalError("the gate's log has the details")
+    document = msgspec.json.format(problem(error).body, indent=-1)
+    return as_event(document, "error")

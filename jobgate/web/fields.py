@@ -1,0 +1,144 @@
+"""
+The request headers that mean something here, read strictly.
+
+Pure: bytes in, values out, `BadRequest` with the field's name otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from math import isfinite
+from typing import NamedTuple
+
+from jobgate.errors import BadRequest
+
+__all__ = ["CALL_FIELDS", "Preferences", "boolean", "key", "preferences", "priority", "seconds", "traceparent"]
+
+CALL_FIELDS = frozenset(
+    {
+        b"jobgate-timeout",
+        b"jobgate-key",
+        b"jobgate-no-queue",
+        b"prefer",
+        b"priority",
+        b"traceparent",
+    }
+)
+"""What changes how a call is handled; a request without any of them is a plain one."""
+
+_URGENCY = re.compile(rb"(?:^|,)\s*u\s*=\s*(-?\d+)\s*(?:,|;|\Z)")
+_URGENCY_NAMED = re.compile(rb"(?:^|,)\s*u\s*(?:=|,|;|\Z)")
+_PREFERENCE = re.compile(r"\s*([A-Za-z0-9!#$%&'*+.^_`|~-]+)\s*(?:=\s*(\"[^\"]*\"|[^;,\s]*))?\s*(;.*)?\Z")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?\Z")
+_LONGEST_KEY = 256
+
+
+class Preferences(NamedTuple):
+    """
+    `Prefer`, as far as it is understood (RFC 7240).
+
+    Attributes:
+        wait: Seconds the caller is ready to wait, or None.
+        respond_async: The caller would take a 202.
+    """
+
+    wait: float | None = None
+    respond_async: bool = False
+
+
+def seconds(name: str, value: bytes) -> float:
+    """
+    A number of seconds above 0.
+
+    Raises:
+        BadRequest: It is none.
+    """
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not isfinite(number) or number <= 0:
+        message = f"{name}: found {_shown(value)}, wanted a number of seconds above 0"
+        raise BadRequest(message)
+    return number
+
+
+def boolean(name: str, value: bytes) -> bool:
+    """
+    A structured-field boolean, `?1` or `?0` (RFC 9651, section 3.3.6).
+
+    Raises:
+        BadRequest: It is none.
+    """
+    if value not in (b"?1", b"?0"):
+        message = f"{name}: found {_shown(value)}, wanted ?1 or ?0"
+        raise BadRequest(message)
+    return value == b"?1"
+
+
+def priority(value: bytes) -> int:
+    """
+    The urgency in a `Priority` field, 0 to 7, default 3 (RFC 9218, section 4.1).
+
+    Other parameters are ignored, as that RFC wants.
+
+    Raises:
+        BadRequest: There is an urgency, and it is not 0 to 7.
+    """
+    match = _URGENCY.search(value)
+    if match is None and _URGENCY_NAMED.search(value) is None:
+        return 3
+    urgency = int(match[1]) if match else -1
+    if not 0 <= urgency <= 7:  # noqa: PLR2004 (the RFC's bounds)
+        message = f"Priority: found {_shown(value)}, wanted u=0 to u=7"
+        raise BadRequest(message)
+    return urgency
+
+
+def preferences(value: bytes) -> Preferences:
+    """
+    What a `Prefer` field asks for; what is not understood is ignored (RFC 7240, section 2).
+
+    Raises:
+        BadRequest: `wait` is there without a whole number of seconds.
+    """
+    wait: float | None = None
+    respond_async = False
+    for item in value.decode("latin-1").split(","):
+        match = _PREFERENCE.match(item)
+        if match is None:
+            continue
+        name, argument = match[1].lower(), (match[2] or "").strip('"')
+        if name == "respond-async":
+            respond_async = True
+        elif name == "wait" and wait is None:
+            if not argument.isdecimal() or not argument.isascii():
+                message = f"Prefer: found wait={argument}, wanted a whole number of seconds"
+                raise BadRequest(message)
+            wait = float(argument)
+    return Preferences(wait, respond_async)
+
+
+def key(value: bytes) -> str:
+    """
+    A `Jobgate-Key`.
+
+    Raises:
+        BadRequest: It is empty, too long or not visible ASCII.
+    """
+    text = value.decode("latin-1")
+    if not text or len(text) > _LONGEST_KEY or not text.isascii() or not text.isprintable():
+        message = f"Jobgate-Key: found {_shown(value)}, wanted 1 to {_LONGEST_KEY} visible ASCII characters"
+        raise BadRequest(message)
+    return text
+
+
+def traceparent(value: bytes) -> str | None:
+    """A `traceparent` to hand on; one that is not well-formed is ignored (W3C Trace Context)."""
+    text = value.decode("latin-1")
+    return text if _TRACEPARENT.match(text) else None
+
+
+def _shown(value: bytes) -> str:
+    text = value.decode("latin-1")
+    return repr(text if len(text) <= 80 else text[:80] + "…")  # noqa: PLR2004 (enough to recognise it)

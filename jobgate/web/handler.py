@@ -1,0 +1,233 @@
+"""
+HTTPHandler: every route, declared once, for Klein.
+
+Parses, asks the Gate, answers; decides nothing. The hot route's body lives in `calls`,
+where the short way finds it too.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import TYPE_CHECKING, Any, cast
+
+from klein import Klein
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import NotFound as NoRoute
+
+from jobgate import errors
+from jobgate.web import views
+from jobgate.web.exchange import Response, json_response
+from jobgate.web.metrics import Metrics
+from jobgate.web.openapi import document
+from jobgate.web.problems import page, problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.python.failure import Failure
+    from twisted.web.iweb import IRequest
+
+    from jobgate.gate import Gate
+    from jobgate.web.access import Access
+    from jobgate.web.calls import Calls
+    from jobgate.web.exchange import Exchange
+    from jobgate.web.klein_channel import KleinRequest
+
+__all__ = ["HTTPHandler"]
+
+_Answer = Response | Deferred[Response]
+
+
+def _route(function: Callable[..., _Answer]) -> Callable[..., Any]:
+    """Let a route take an Exchange and return a Response; Klein sees what Klein wants."""
+
+    @wraps(function)
+    def wrapper(self: HTTPHandler, request: IRequest, *failure: Failure, **named: str) -> Any:  # noqa: ANN401 (Klein's)
+        klein_request = cast("KleinRequest", request)
+
+        def give(response: Response) -> bytes:
+            klein_request.response = response
+            return b""
+
+        answer = function(self, klein_request.exchange, *failure, **named)
+        return answer.addCallback(give) if isinstance(answer, Deferred) else give(answer)
+
+    return wrapper
+
+
+class HTTPHandler:
+    """
+    The routes.
+
+    Args:
+        gate: What they are about.
+        calls: The call route's body.
+        access: Who may do what.
+    """
+
+    app = Klein()
+    _log = Logger()
+
+    def __init__(self, gate: Gate, calls: Calls, access: Access) -> None:
+        self._gate = gate
+        self._calls = calls
+        self._access = access
+        self._metrics = Metrics(gate)
+
+    # --- calling
+
+    @app.route("/call/<queue>", methods=["POST"])
+    @_route
+    def call(self, exchange: Exchange, queue: str) -> _Answer:
+        """Run the body as a command; the worker's reply is the response."""
+        answer: Deferred[Response] = Deferred()
+        self._calls.call(exchange, queue, answer.callback)
+        return answer
+
+    # --- operating
+
+    @app.route("/healthz", methods=["GET"])
+    @_route
+    def healthz(self, _: Exchange) -> _Answer:
+        """The loop turns."""
+        return json_response({"status": "ok"})
+
+    @app.route("/readyz", methods=["GET"])
+    @_route
+    def readyz(self, _: Exchange) -> _Answer:
+        """Whether every queue can accept; otherwise which cannot, and why."""
+        refusals = {
+            road.config.name: why for road in self._gate.dispatcher if (why := road.refusal())
+        }
+        if self._gate.draining:
+            return json_response({"status": "draining", "queues": refusals}, 503)
+        if not self._gate.started:
+            return json_response({"status": "starting", "queues": refusals}, 503)
+        if refusals:
+            return json_response({"status": "not ready", "queues": refusals}, 503)
+        return json_response({"status": "ready", "queues": {}})
+
+    @app.route("/metrics", methods=["GET"])
+    @_route
+    def metrics(self, exchange: Exchange) -> _Answer:
+        """Everything that is counted, for Prometheus."""
+        self._access.need(exchange, "metrics")
+        return self._metrics.render(exchange.headers.get(b"accept", b"").decode("latin-1"))
+
+    @app.route("/openapi.json", methods=["GET"])
+    @_route
+    def openapi(self, _: Exchange) -> _Answer:
+        """This interface, as OpenAPI 3.1."""
+        return json_response(document(self.app))
+
+    @app.route("/problems/<slug>", methods=["GET"])
+    @_route
+    def problem_page(self, _: Exchange, slug: str) -> _Answer:
+        """What a kind of problem means and what to do about it."""
+        return page(slug)
+
+    @app.route("/queues", methods=["GET"])
+    @_route
+    def queues(self, exchange: Exchange) -> _Answer:
+        """All queues."""
+        self._access.need(exchange, "admin")
+        found = [views.queue(self._gate, road) for road in self._gate.dispatcher]
+        return json_response(views.Queues(queues=found))
+
+    @app.route("/queues/<queue>", methods=["GET"])
+    @_route
+    def queue(self, exchange: Exchange, queue: str) -> _Answer:
+        """One queue: depth, running, rates, expected wait."""
+        self._access.need(exchange, "admin")
+        return json_response(views.queue(self._gate, self._gate.dispatcher[queue]))
+
+    @app.route("/queues/<queue>/pause", methods=["POST"])
+    @_route
+    def pause(self, exchange: Exchange, queue: str) -> _Answer:
+        """Hand out no commands of this queue until it is resumed; calls still come in and wait."""
+        self._access.need(exchange, "admin")
+        road = self._gate.dispatcher[queue]
+        road.pause()
+        return json_response(views.queue(self._gate, road))
+
+    @app.route("/queues/<queue>/resume", methods=["POST"])
+    @_route
+    def resume(self, exchange: Exchange, queue: str) -> _Answer:
+        """Hand out commands of this queue again."""
+        self._access.need(exchange, "admin")
+        road = self._gate.dispatcher[queue]
+        road.resume()
+        return json_response(views.queue(self._gate, road))
+
+    @app.route("/queues/<queue>/purge", methods=["POST"])
+    @_route
+    def purge(self, exchange: Exchange, queue: str) -> _Answer:
+        """Throw out everything that waits in this queue; its callers get the problem `purged`."""
+        self._access.need(exchange, "admin")
+        return json_response(views.Purged(purged=self._gate.dispatcher[queue].purge()))
+
+    @app.route("/queues/<queue>/reload", methods=["POST"])
+    @_route
+    def reload(self, exchange: Exchange, queue: str) -> _Answer:
+        """Replace all workers of this queue, each new one before its old one, and forget its poison."""
+        self._access.need(exchange, "admin")
+        road = self._gate.dispatcher[queue]
+        road.poison.clear()
+        self._gate.supervisor(queue).recycle_all()
+        return json_response(views.queue(self._gate, road), 202)
+
+    @app.route("/workers", methods=["GET"])
+    @_route
+    def workers(self, exchange: Exchange) -> _Answer:
+        """All workers: what each runs, and since when."""
+        self._access.need(exchange, "admin")
+        found = [views.worker(self._gate, post, worker) for post, worker in self._gate.workers()]
+        return json_response(views.Workers(workers=found))
+
+    @app.route("/workers/<name>/recycle", methods=["POST"])
+    @_route
+    def recycle(self, exchange: Exchange, name: str) -> _Answer:
+        """Start another worker in this one's place, then let this one finish and go."""
+        self._access.need(exchange, "admin")
+        supervisor, post = self._gate.post(name)
+        supervisor.recycle(post)
+        return json_response(views.Recycling(worker=name), 202)
+
+    @app.route("/workers/<name>/report", methods=["GET"])
+    @_route
+    def report(self, exchange: Exchange, name: str) -> _Answer:
+        """How the last worker of this name died: status or signal, last output, what it was running."""
+        self._access.need(exchange, "admin")
+        _, post = self._gate.post(name)
+        if post.report is None:
+            message = f"{name} has left no report: it has not died"
+            raise errors.NotFound(message)
+        return json_response(post.report)
+
+    # --- what goes wrong
+
+    @app.handle_errors(errors.JobgateError)
+    @_route
+    def jobgate_error(self, _: Exchange, failure: Failure) -> _Answer:
+        """An error with a name."""
+        return problem(cast("errors.JobgateError", failure.value))
+
+    @app.handle_errors(HTTPException)
+    @_route
+    def routing_error(self, exchange: Exchange, failure: Failure) -> _Answer:
+        """No such route, or not by that method."""
+        error = failure.value
+        if isinstance(error, MethodNotAllowed):
+            return problem(errors.MethodNotAllowed(", ".join(sorted(error.valid_methods or ()))))
+        if isinstance(error, NoRoute):
+            return problem(errors.NotFound(f"no route {exchange.path.decode('latin-1')}"))
+        return problem(errors.BadRequest(str(failure.value)))
+
+    @app.handle_errors(Exception)
+    @_route
+    def bug(self, exchange: Exchange, failure: Failure) -> _Answer:
+        """Anything else is a bug."""
+        self._log.failure("{exchange!r} failed", failure=failure, exchange=exchange)
+        return problem(errors.InternalError("the gate's log has the details"))

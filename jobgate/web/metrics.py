@@ -1,0 +1,115 @@
+"""
+`GET /metrics`: the counters, as Prometheus wants them.
+
+Nothing is counted here: the numbers are read where they are kept when somebody asks,
+all in one turn of the loop, so that conservation holds at every scrape.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from jobgate.gate.stats import BOUNDS
+from jobgate.web.exchange import Response
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client import Metric
+
+    from jobgate.gate import Gate
+    from jobgate.gate.stats import Histogram
+
+__all__ = ["Metrics"]
+
+_COUNTERS = {
+    "accepted": "Commands offered to the queue, refused ones included",
+    "succeeded": "Commands that ended with a reply",
+    "failed": "Commands that ended with a problem after having been let in",
+    "shed": "Commands refused at the door",
+    "cancelled": "Commands whose callers left, or that were purged",
+    "retried": "Starts beyond a command's first",
+    "declined": "Times a worker would not have a command",
+}
+
+
+class Metrics(Collector):
+    """
+    Reads the gate's counters when they are asked for.
+
+    Args:
+        gate: Whose.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def render(self, accept: str) -> Response:
+        """All metrics, in the format that `Accept` asks for."""
+        encode, content_type = choose_encoder(accept)
+        return Response(200, content_type, encode(self._registry))
+
+    def describe(self) -> list[Metric]:
+        """Nothing at registration: the queues are not known for good then."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric, read now."""
+        roads = list(self._gate.dispatcher)
+        for name, about in _COUNTERS.items():
+            counter = CounterMetricFamily(f"jobgate_commands_{name}", about, labels=["queue"])
+            for road in roads:
+                counter.add_metric([road.config.name], getattr(road.stats, name))
+            yield counter
+        stray = CounterMetricFamily(
+            "jobgate_stray_replies", "Replies to no command in flight, dropped", labels=["queue"]
+        )
+        waiting = GaugeMetricFamily(
+            "jobgate_commands_waiting", "Commands in the queue", labels=["queue"]
+        )
+        running = GaugeMetricFamily(
+            "jobgate_commands_running", "Commands with a worker", labels=["queue"]
+        )
+        size = GaugeMetricFamily("jobgate_queue_bytes", "Bodies that wait, in bytes", labels=["queue"])
+        workers = GaugeMetricFamily(
+            "jobgate_workers", "Workers by state", labels=["queue", "state"]
+        )
+        restarts = CounterMetricFamily(
+            "jobgate_worker_restarts", "Workers started in place of another", labels=["queue"]
+        )
+        waited = HistogramMetricFamily(
+            "jobgate_queue_seconds", "How long commands waited before they began", labels=["queue"]
+        )
+        ran = HistogramMetricFamily(
+            "jobgate_run_seconds", "How long commands ran", labels=["queue"]
+        )
+        for road in roads:
+            name = road.config.name
+            supervisor = self._gate.supervisor(name)
+            stray.add_metric([name], road.stats.stray_replies)
+            waiting.add_metric([name], road.waiting)
+            running.add_metric([name], road.running)
+            size.add_metric([name], road.bytes_waiting)
+            states = [worker.state.value for worker in supervisor.workers]
+            for state in ("starting", "ready", "draining", "ending"):
+                workers.add_metric([name, state], states.count(state))
+            restarts.add_metric([name], sum(max(0, post.restarts) for post in supervisor.posts))
+            _add(waited, name, road.stats.waited)
+            _add(ran, name, road.stats.ran)
+        yield from (stray, waiting, running, size, workers, restarts, waited, ran)
+
+
+def _add(family: HistogramMetricFamily, queue: str, histogram: Histogram) -> None:
+    buckets: list[tuple[str, float]] = []
+    seen = 0
+    for bound, count in zip((*BOUNDS, float("inf")), histogram.counts, strict=True):
+        seen += count
+        buckets.append(("+Inf" if bound == float("inf") else str(float(bound)), seen))
+    family.add_metric([queue], buckets, sum_value=histogram.total)

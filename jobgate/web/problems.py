@@ -1,0 +1,129 @@
+"""
+Errors as problem documents (RFC 9457): the one place that knows status codes.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Final, NamedTuple
+
+from jobgate import errors
+from jobgate.errors import JobgateError
+from jobgate.web.exchange import Response, json_response
+
+__all__ = ["PROBLEMS", "Problem", "page", "problem"]
+
+
+class Problem(NamedTuple):
+    """
+    One kind of problem.
+
+    Attributes:
+        status: Its HTTP status.
+        error: The error it is made from.
+        advice: What a caller should do about it.
+    """
+
+    status: int
+    error: type[JobgateError]
+    advice: str
+
+
+_KINDS: Final = (
+    Problem(400, errors.BadRequest, "Mend the field that the detail names."),
+    Problem(401, errors.Unauthorized, "Send a known token as `Authorization: Bearer`."),
+    Problem(
+        403,
+        errors.Forbidden,
+        "Use a token whose `allow` covers this, or, without tokens, call the gate by a loopback"
+        " name and not from a foreign web page.",
+    ),
+    Problem(404, errors.NotFound, "Look the address up in `/openapi.json`."),
+    Problem(404, errors.UnknownQueue, "`GET /queues` lists the queues."),
+    Problem(405, errors.MethodNotAllowed, "Use a method that `Allow` lists."),
+    Problem(408, errors.RequestTimeout, "Send the whole request within the gate's times."),
+    Problem(413, errors.BodyTooLarge, "Send less, or have `max_body` raised."),
+    Problem(422, errors.Unprocessable, "Mend what the detail names."),
+    Problem(429, errors.QuotaExceeded, "Wait for `Retry-After` seconds; others are not affected."),
+    Problem(500, errors.InternalError, "This is a bug of the gate: its log has the traceback."),
+    Problem(500, errors.CommandFailed, "The worker says what was wrong."),
+    Problem(
+        502,
+        errors.WorkerDied,
+        "The command may have run. `GET /workers/NAME/report` tells how the worker died.",
+    ),
+    Problem(502, errors.PoisonCommand, "Do not send this body again before its worker is mended."),
+    Problem(502, errors.WorkerProtocolError, "Mend the worker; its report has the details."),
+    Problem(503, errors.QueueFull, "Wait for `Retry-After` seconds, which is when it will be drained."),
+    Problem(503, errors.WouldMissDeadline, "Give it more time, or come back later."),
+    Problem(503, errors.GateFull, "Wait for `Retry-After` seconds, or ask another gate."),
+    Problem(503, errors.NoWorker, "`GET /readyz` tells why; the gate keeps trying."),
+    Problem(503, errors.Purged, "An operator emptied the queue; nothing has run."),
+    Problem(503, errors.ShuttingDown, "Ask another gate, or this one once it is back."),
+    Problem(504, errors.QueueTimeout, "Nothing has run: try again, or add workers."),
+    Problem(504, errors.WorkerTimeout, "The command may have run; it was too slow."),
+)
+
+PROBLEMS: Final[dict[str, Problem]] = {kind.error.slug: kind for kind in _KINDS}
+"""Every kind of problem by its slug."""
+
+
+def problem(error: JobgateError, command_id: str = "", full_status: int = 503) -> Response:
+    """
+    The response that tells a caller of an error.
+
+    Args:
+        error: What went wrong.
+        command_id: The command it happened to, where there is one.
+        full_status: The queue's status for `queue-full`.
+    """
+    kind = PROBLEMS[error.slug]
+    status = kind.status
+    if isinstance(error, errors.CommandFailed):
+        status = error.status
+    elif isinstance(error, errors.QueueFull):
+        status = full_status
+    members = {name: value for name, value in error.extra.items() if value is not None}
+    document = {
+        "type": f"/problems/{error.slug}",
+        "title": error.title,
+        "status": status,
+        "detail": error.detail,
+        "executed": error.executed,
+        **members,
+    }
+    headers: list[tuple[str, str]] = []
+    if command_id:
+        document["id"] = command_id
+        headers.append(("Jobgate-Id", command_id))
+    if error.retry_after is not None:
+        headers.append(("Retry-After", str(max(1, ceil(error.retry_after)))))
+    elif status in (429, 503):
+        headers.append(("Retry-After", "1"))
+    if isinstance(error, errors.MethodNotAllowed):
+        headers.append(("Allow", error.allow))
+    if isinstance(error, errors.Unauthorized):
+        headers.append(("WWW-Authenticate", 'Bearer realm="jobgate"'))
+    response = json_response(document, status, "application/problem+json", headers)
+    response.close = isinstance(error, errors.ShuttingDown)
+    return response
+
+
+def page(slug: str) -> Response:
+    """
+    The page that explains a kind of problem.
+
+    Raises:
+        NotFound: There is no such kind.
+    """
+    kind = PROBLEMS.get(slug)
+    if kind is None:
+        message = f"no problem is called {slug!r}"
+        raise errors.NotFound(message)
+    title = getattr(kind.error, "title", "") or "The worker said FAIL"
+    about = " ".join((kind.error.__doc__ or "").partition("\n\n")[0].split())
+    text = (
+        f"{title}\n\n{about}\n\n"
+        f"Status: {kind.status}\nExecuted: {kind.error.executed}\n\n{kind.advice}\n"
+    )
+    return Response(200, "text/plain; charset=utf-8", text.encode())

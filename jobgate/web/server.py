@@ -1,0 +1,222 @@
+"""
+HTTPServer: listens, bounds connections, and sends each request its way.
+
+The short way serves what is hot; Klein serves everything, and with `front = "klein"`
+everything goes to it. One sweep looks after the deadlines of all connections.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred, DeferredList, TimeoutError, fail, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.protocol import Factory
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from jobgate.errors import ConfigError, JobgateError
+from jobgate.web.access import Access
+from jobgate.web.calls import Calls
+from jobgate.web.channel import FrontDoor, Stamp
+from jobgate.web.handler import HTTPHandler
+from jobgate.web.klein_channel import klein_site, serve_by_klein
+from jobgate.web.outbox import Ledger
+from jobgate.web.problems import problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from twisted.internet.interfaces import IAddress, IListeningPort
+    from twisted.python.failure import Failure
+
+    from jobgate.config import GateConfig
+    from jobgate.gate import Gate
+    from jobgate.web.exchange import Exchange
+
+__all__ = ["HTTPServer"]
+
+_SWEEP_EVERY = 0.5
+"""Seconds between two looks at the connections' deadlines."""
+_LAST_ANSWERS = 5.0
+"""Seconds that callers have, at the end, to take the last of their answers."""
+_CALL = b"/call/"
+_BACKLOG = 4096
+"""Connections the kernel keeps for us: Twisted's default of 50 drops a burst."""
+
+
+class HTTPServer(Factory):
+    """
+    The web side of a gate.
+
+    Args:
+        gate: What is behind it.
+
+    Attributes:
+        settings: The table `[gate]`.
+        access: Who may come in.
+        ledger: Bytes held for callers.
+        stamp: The date.
+        closing: Connections end with their present answer.
+    """
+
+    noisy = False
+    _log = Logger()
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self.seconds = gate.reactor.seconds
+        self.ledger = Ledger(gate.config.gate.max_buffered)
+        self.stamp = Stamp()
+        self.closing = False
+        self._connections: set[FrontDoor] = set()
+        self._ports: dict[str, IListeningPort] = {}
+        self._ended: Deferred[None] | None = None
+        self._sweep = LoopingCall(self._look)
+        self._sweep.clock = gate.reactor
+        self.reconfigure(gate.config)
+
+    def reconfigure(self, config: GateConfig) -> None:
+        """Take on other limits and tokens; what is open stays open."""
+        self.settings = config.gate
+        self.ledger.limit = config.gate.max_buffered
+        self.access = Access(config)
+        self._calls = Calls(self._gate, self.access)
+        handler = HTTPHandler(self._gate, self._calls, self.access)
+        self._site = klein_site(handler.app.resource())
+
+    # --- listening
+
+    def listen(self) -> Deferred[None]:
+        """
+        Open the configured endpoints.
+
+        Returns:
+            Fires when all are open; fails with the first that cannot be, none left open.
+        """
+        if not self._sweep.running:
+            self._sweep.start(_SWEEP_EVERY, now=False)
+        return self._open(self.settings.listen)
+
+    def relisten(self, config: GateConfig) -> Deferred[None]:
+        """Open the endpoints that another configuration adds, then close those it drops."""
+        new = config.gate.listen
+        done = self._open([text for text in new if text not in self._ports])
+        return done.addCallback(lambda _: self._close([t for t in self._ports if t not in new]))
+
+    def addresses(self) -> list[str]:
+        """Where it can be reached, as URLs."""
+        return [_url(port, secure=text.startswith("ssl:")) for text, port in self._ports.items()]
+
+    def stop(self) -> Deferred[None]:
+        """
+        Close the ports; connections end with their present answer.
+
+        Returns:
+            Fires when all connections have ended, the slowest after a few seconds.
+        """
+        self.closing = True
+        if self._sweep.running:
+            self._sweep.stop()
+        closed = self._close(list(self._ports))
+        for connection in list(self._connections):
+            connection.close_if_idle()
+        self._ended = ended = Deferred()
+        ended.addTimeout(_LAST_ANSWERS, self._gate.reactor)
+        ended.addErrback(self._too_slow)
+        if not self._connections:
+            ended.callback(None)
+        return closed.addCallback(lambda _: ended)
+
+    def hurry(self) -> None:
+        """Close every connection now."""
+        for connection in list(self._connections):
+            connection.transport.abortConnection()
+
+    def _open(self, endpoints: Iterable[str]) -> Deferred[None]:
+        opened: dict[str, IListeningPort] = {}
+
+        def all_open(_: object) -> None:
+            self._ports |= opened
+
+        def failed(failure: Failure) -> Failure:
+            for port in opened.values():
+                port.stopListening()
+            return failure
+
+        def opening(text: str) -> Deferred[None]:
+            endpoint = serverFromString(self._gate.reactor, _deep(text))
+            return endpoint.listen(self).addCallback(lambda port: opened.update({text: port}))
+
+        try:
+            waits = [opening(text) for text in endpoints]
+        except ValueError as error:
+            return fail(ConfigError(f"gate.listen: {error}"))
+        every = DeferredList(waits, fireOnOneErrback=True, consumeErrors=True)
+        return every.addCallbacks(all_open, failed)
+
+    def _close(self, endpoints: Iterable[str]) -> Deferred[None]:
+        closing = [maybeDeferred(self._ports.pop(text).stopListening) for text in endpoints]
+        return DeferredList(closing).addCallback(lambda _: None)
+
+    def _too_slow(self, failure: Failure) -> None:
+        failure.trap(TimeoutError)
+        self.hurry()
+
+    # --- connections
+
+    def buildProtocol(self, addr: IAddress | None) -> FrontDoor:  # noqa: ARG002 (Twisted's signature)
+        """A connection for a caller."""
+        return FrontDoor(self)
+
+    def welcome(self, connection: FrontDoor) -> bool:
+        """Count a connection in; False if there are as many as may be."""
+        self._connections.add(connection)
+        return len(self._connections) <= self.settings.max_connections
+
+    def farewell(self, connection: FrontDoor) -> None:
+        """Count it out."""
+        self._connections.discard(connection)
+        if self._ended is not None and not self._ended.called and not self._connections:
+            self._ended.callback(None)
+
+    def serve(self, exchange: Exchange) -> None:
+        """Send a request its way: the short one if it is hot and plain, else Klein's."""
+        target = exchange.target
+        if (
+            exchange.method == "POST"
+            and target.startswith(_CALL)
+            and self.settings.front == "fast"
+            and target.isascii()
+        ):
+            queue = target[6:].decode("ascii")
+            if queue in self._gate.dispatcher.roads:
+                self._calls.call(exchange, queue, exchange.answer)
+                return
+        try:
+            serve_by_klein(exchange, self._site)
+        except JobgateError as error:
+            exchange.answer(problem(error))
+
+    def _look(self) -> None:
+        """One sweep over all connections: cheaper than a timer for each request."""
+        now = self.seconds()
+        for connection in [c for c in self._connections if c.due <= now]:
+            connection.overdue(now)
+
+
+def _deep(endpoint: str) -> str:
+    """An endpoint string with a backlog for bursts, unless it names one."""
+    kind = endpoint.partition(":")[0]
+    if kind in ("tcp", "tcp6", "ssl", "unix") and "backlog=" not in endpoint:
+        return f"{endpoint}:backlog={_BACKLOG}"
+    return endpoint
+
+
+def _url(port: IListeningPort, *, secure: bool) -> str:
+    address: Any = port.getHost()
+    scheme = "https" if secure else "http"
+    if hasattr(address, "port"):
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        return f"{scheme}://{host}:{address.port}"
+    return f"unix:{address.name.decode() if address.name else ''}"

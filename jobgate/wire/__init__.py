@@ -1,0 +1,3 @@
+"""
+Bytes to messages and back: sans-IO, without Twisted and without a clock.
+"""

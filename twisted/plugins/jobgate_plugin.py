@@ -1,0 +1,3 @@
+from twisted.application.service import ServiceMaker
+
+jobgate = ServiceMaker("jobgate", "jobgate.service", "Put slow programs behind HTTP.", "jobgate")
