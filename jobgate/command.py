@@ -163,34 +163,22 @@ class Command:
         caller: The name of the token it was sent with, for the audit.
     """
 
-    __slots__ = (
-        "accepted",
-        "attempt",
-        "began",
-        "body",
-        "bucket",
-        "caller",
-        "content_type",
-        "deadline",
-        "deaths",
-        "declined",
-        "due",
-        "ended",
-        "forget",
-        "headers",
-        "id",
-        "priority",
-        "queue",
-        "queue_deadline",
-        "reply",
-        "shard",
-        "state",
-        "stream",
-        "worker",
-    )
-
+    # Class attributes are the defaults: most commands never set most of them.
     reply: Deferred[Reply]
     shard: CommandQueue
+    headers: dict[str, str] | None = None
+    queue_deadline: float = _FOREVER
+    attempt: int = 0
+    deaths: int = 0
+    began: float = 0.0
+    ended: float = 0.0
+    worker: Worker | None = None
+    declined: list[Worker] | None = None
+    state: str = WAITING
+    stream: ReplyStream | None = None
+    bucket: int = 0
+    caller: str = ""
+    forget: Callable[[Command], None] | None = None
 
     def __init__(
         self,
@@ -207,22 +195,8 @@ class Command:
         self.body = body
         self.content_type = content_type
         self.priority = priority
-        self.headers: dict[str, str] | None = None
         self.accepted = accepted
-        self.deadline = deadline
-        self.queue_deadline = _FOREVER
-        self.due = deadline
-        self.attempt = 0
-        self.deaths = 0
-        self.began = 0.0
-        self.ended = 0.0
-        self.worker: Worker | None = None
-        self.declined: list[Worker] | None = None
-        self.state = WAITING
-        self.stream: ReplyStream | None = None
-        self.bucket = 0
-        self.caller = ""
-        self.forget: Callable[[Command], None] | None = None
+        self.deadline = self.due = deadline
 
     def leave(self, _: object = None) -> None:
         """The caller is gone: what the reply's Deferred calls when it is cancelled."""

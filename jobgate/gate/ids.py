@@ -23,10 +23,12 @@ class IdMaker:
         name: The gate's name, so that a balancer can route by it.
     """
 
-    __slots__ = ("_at", "_prefix", "_random")
+    __slots__ = ("_at", "_millisecond", "_name", "_prefix", "_random")
 
     def __init__(self, name: str) -> None:
-        self._prefix = name + "-"
+        self._name = name
+        self._prefix = ""
+        self._millisecond = 0
         self._random = ""
         self._at = 0
 
@@ -37,4 +39,8 @@ class IdMaker:
             self._random = os.urandom(_RANDOM * _AHEAD).hex()
             at = 0
         self._at = stop = at + 2 * _RANDOM
-        return f"{self._prefix}{int(time.time() * 1000):012x}{self._random[at:stop]}"
+        millisecond = int(time.time() * 1000)
+        if millisecond != self._millisecond:
+            self._millisecond = millisecond
+            self._prefix = f"{self._name}-{millisecond:012x}"
+        return self._prefix + self._random[at:stop]

@@ -8,6 +8,7 @@ costs the same however many wait. Must not know what a worker or a caller is.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, DeferredQueue, QueueOverflow, succeed
@@ -28,6 +29,7 @@ PRIORITIES = 8
 AGEING = 10.0
 """Seconds after which a waiting command has risen by one level."""
 
+Getter = Callable[[Command], None]
 Line = OrderedDict[Command, None]
 """The commands of one priority in order of arrival; any of them leaves in O(1)."""
 
@@ -121,7 +123,7 @@ class CommandQueue(DeferredQueue[Command]):
     """
 
     pending: _Pending  # type: ignore[assignment]
-    waiting: OrderedDict[Deferred[Command], Worker]  # type: ignore[assignment]
+    waiting: OrderedDict[Getter, Worker]  # type: ignore[assignment]
 
     def __init__(self, size: int, clock: IReactorTime) -> None:
         super().__init__(size=size)
@@ -158,7 +160,7 @@ class CommandQueue(DeferredQueue[Command]):
         """
         if self.waiting and not self.paused:
             getter, _ = self.waiting.popitem(last=False)
-            getter.callback(command)
+            getter(command)
         elif self.size is None or self.pending.count < self.size:
             self.pending.append(command)
         else:
@@ -170,7 +172,7 @@ class CommandQueue(DeferredQueue[Command]):
             for getter, worker in self.waiting.items():
                 if command.declined is None or worker not in command.declined:
                     del self.waiting[getter]
-                    getter.callback(command)
+                    getter(command)
                     return
         self.pending.push_front(command)
 
@@ -180,23 +182,35 @@ class CommandQueue(DeferredQueue[Command]):
             return None
         return self.pending.pop_for(worker)
 
-    def get_for(self, worker: Worker) -> Deferred[Command]:
-        """Wait for the next command; cancelling takes the wait back in O(1)."""
-        command = self.take(worker)
+    def get(self) -> Deferred[Command]:
+        """The next command, once there is one; cancelling takes the wait back in O(1)."""
+        command = self.take(_ANYONE)
         if command is not None:
             return succeed(command)
-        getter: Deferred[Command] = Deferred(self._cancelGet)
+        got: Deferred[Command] = Deferred(self._cancelGet)
+        self.waiting[got.callback] = _ANYONE
+        return got
+
+    def wait(self, getter: Getter, worker: Worker) -> None:
+        """
+        What `get` does, for a Runner: without a Deferred.
+
+        Args:
+            getter: Is given the next command that the worker has not declined, once.
+            worker: Whom it is for; while it is idle it comes before all that are not.
+        """
         self.waiting[getter] = worker
-        return getter
+        if worker.idle:
+            self.waiting.move_to_end(getter, last=False)
 
-    def get(self) -> Deferred[Command]:
-        """Wait for the next command without being a worker that could decline it."""
-        return self.get_for(_ANYONE)
-
-    def prefer(self, getter: Deferred[Command]) -> None:
+    def prefer(self, getter: Getter) -> None:
         """Serve this wait before all others: its worker has become idle."""
         if getter in self.waiting:
             self.waiting.move_to_end(getter, last=False)
+
+    def leave(self, getter: Getter) -> None:
+        """Take a wait back; harmless if there is none."""
+        self.waiting.pop(getter, None)
 
     def discard(self, command: Command) -> bool:
         """Take out a command that waits; False if it does not wait here."""
@@ -215,10 +229,10 @@ class CommandQueue(DeferredQueue[Command]):
             if command is None:
                 self.waiting[getter] = worker
                 return
-            getter.callback(command)
+            getter(command)
 
     def _cancelGet(self, d: Deferred[Command]) -> None:  # noqa: N802 (Twisted's name)
-        self.waiting.pop(d, None)
+        self.leave(d.callback)
 
 
 class _Anyone:

@@ -148,20 +148,21 @@ class Road:
         Raises:
             JobgateError: It is refused; the error says why and when to try again.
         """
-        stats, config = self.stats, self.config
-        stats.accepted += 1
-        shard = self.shards[0] if len(self.shards) == 1 else self._shard_for(key)
+        self.stats.accepted += 1
+        shards = self.shards
+        shard = shards[0] if len(shards) == 1 else self._shard_for(key)
         try:
             self._admit(command, shard, no_queue=no_queue)
         except errors.JobgateError as error:
-            stats.shed += 1
+            self.stats.shed += 1
             if self._audit is not None:
                 self._audit.refused(command, error)
             raise
-        if config.queue_timeout:
-            command.queue_deadline = command.accepted + config.queue_timeout
-            if command.queue_deadline < command.due:
-                command.due = command.queue_deadline
+        queue_timeout = self.config.queue_timeout
+        if queue_timeout:
+            command.queue_deadline = deadline = command.accepted + queue_timeout
+            if deadline < command.due:
+                command.due = deadline
         command.shard = shard
         command.forget = self._left
         command.reply = Deferred(command.leave)

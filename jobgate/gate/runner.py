@@ -9,13 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 if TYPE_CHECKING:
-    from twisted.internet.defer import Deferred
-    from twisted.python.failure import Failure
-
     from jobgate.command import Command, Reply, Worker
     from jobgate.errors import JobgateError
     from jobgate.gate.queues import CommandQueue
@@ -28,8 +24,7 @@ class Runner:
     """
     Drives one worker.
 
-    An idle Runner's waiting `get` is its place among the free ones; while commands
-    wait it takes them without a Deferred. The next command is handed over before the
+    A Runner's wait in the queue is its worker's place among the free ones. The next command is handed over before the
     last reply is passed on, so the worker is never kept waiting for a caller.
 
     Args:
@@ -44,7 +39,8 @@ class Runner:
         self.queue = queue
         self.worker = worker
         self._road = road
-        self._waiting: Deferred[Command] | None = None
+        self._get = self._got
+        self._waiting = False
         self._stopped = False
 
     def __repr__(self) -> str:
@@ -58,9 +54,8 @@ class Runner:
     def stop(self) -> None:
         """Hand over no more."""
         self._stopped = True
-        if self._waiting is not None:
-            waiting, self._waiting = self._waiting, None
-            waiting.cancel()
+        self._waiting = False
+        self.queue.leave(self._get)
 
     # --- what becomes of commands: the Taker and Crew protocols of `jobgate.pool`
 
@@ -70,7 +65,11 @@ class Runner:
 
     def replied(self, command: Command, reply: Reply, now: float) -> None:
         """It ended well."""
-        self._fill()
+        if self._waiting:
+            if self.worker.idle:
+                self.queue.prefer(self._get)
+        else:
+            self._fill()
         self._road.succeeded(command, reply, now)
 
     def failed(self, command: Command, error: JobgateError, now: float) -> None:
@@ -99,19 +98,16 @@ class Runner:
 
     def _fill(self) -> None:
         queue, worker = self.queue, self.worker
-        while not self._stopped and self._waiting is None and worker.room > 0:
+        while not self._stopped and not self._waiting and worker.room > 0:
             command = queue.take(worker)
             if command is None:
-                self._waiting = waiting = queue.get_for(worker)
-                waiting.addCallbacks(self._got, self._not_got)
-                waiting.addErrback(self._bug)
+                self._waiting = True
+                queue.wait(self._get, worker)
             elif not self._run(command):
                 return
-        if self._waiting is not None and worker.idle:
-            queue.prefer(self._waiting)
 
     def _got(self, command: Command) -> None:
-        self._waiting = None
+        self._waiting = False
         if self._run(command):
             self._fill()
 
@@ -125,11 +121,3 @@ class Runner:
             self._stopped = True
         self._road.not_started(command)
         return False
-
-    @staticmethod
-    def _not_got(failure: Failure) -> None:
-        """The wait was taken back by `stop`."""
-        failure.trap(CancelledError)
-
-    def _bug(self, failure: Failure) -> None:
-        self._log.failure("a Runner of {worker!r} failed", failure=failure, worker=self.worker)

@@ -17,7 +17,7 @@ import msgspec
 from jobgate.command import DONE, Reply, ReplyStream
 from jobgate.errors import CommandFailed, JobgateError
 from jobgate.wire import frames
-from jobgate.wire.frames import Frame, FrameDecoder, WireError
+from jobgate.wire.frames import CHUNK, COMMAND, REPLY, Frame, FrameDecoder, WireError
 from jobgate.wire.lines import LinesDecoder, Template
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ __all__ = ["Conversation", "FramesConversation", "LinesConversation", "Taker", "
 _OCTETS = "application/octet-stream"
 _TEXT_LIMIT = 64 * 1024
 """Bytes a worker may print before HELLO."""
+_FOREVER = float("inf")
+_REMEMBERED = 256
+"""Content types and metas that are kept: workers and callers repeat themselves."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -233,6 +236,7 @@ _read_said = msgspec.json.Decoder(_Said).decode
 _read_failed = msgspec.json.Decoder(_Failed).decode
 _read_progress = msgspec.json.Decoder(_Progress).decode
 _json = msgspec.json.Encoder().encode
+_pack = frames.HEADER.pack
 
 
 def _status(said: int | None, default: int) -> int:
@@ -268,36 +272,38 @@ class FramesConversation(Conversation):
         self._decoder = FrameDecoder()
         self._before_hello = 0
         self._meta_queue = _json(queue).decode()
-        self._meta_types: dict[str, str] = {}
+        self._meta_rests: dict[str, str] = {}
         self._said: dict[bytes, tuple[str, int]] = {b"": (_OCTETS, 200)}
         self._pinged = False
 
     def send(self, command: Command) -> bool:
         """Hand a command over as a COMMAND frame."""
         body = command.body
-        meta = self._meta(command)
-        head = frames.HEADER.pack(
-            12 + len(meta) + len(body), 1, frames.COMMAND, 0, self._next_id, len(meta)
+        rest = self._meta_rests.get(command.content_type)
+        if rest is None or command.deadline != _FOREVER or command.headers:
+            rest = self._meta_rest(command)
+        meta = f'{{"id":"{command.id}","attempt":{command.attempt}{rest}'.encode()
+        length = 12 + len(meta) + len(body)
+        self._give(
+            command, _pack(length, 1, COMMAND, 0, self._next_id, len(meta)) + meta, body
         )
-        self._give(command, head + meta, body)
         return True
 
-    def _meta(self, command: Command) -> bytes:
-        kind = self._meta_types.get(command.content_type)
-        if kind is None:
-            kind = _json(command.content_type).decode()
-            if len(self._meta_types) < 256:  # noqa: PLR2004 (callers choose content types: a bound)
-                self._meta_types[command.content_type] = kind
-        deadline = command.deadline
-        now = self._seconds()
-        if self._config.timeout:
-            deadline = min(deadline, now + self._config.timeout)
-        remaining = "null" if deadline == float("inf") else int((deadline - now) * 1000)
-        headers = _json(command.headers).decode() if command.headers else "{}"
-        return (
-            f'{{"id":"{command.id}","queue":{self._meta_queue},"content_type":{kind},'
-            f'"attempt":{command.attempt},"remaining_ms":{remaining},"headers":{headers}}}'
-        ).encode()
+    def _meta_rest(self, command: Command) -> str:
+        """The part of a command's meta that most commands of a content type share."""
+        kind = _json(command.content_type).decode()
+        time = self._config.timeout or _FOREVER
+        time = min(time, command.deadline - self._seconds())
+        remaining = "null" if time == _FOREVER else max(0, int(time * 1000))
+        headers = _json(command.headers or {}).decode()
+        rest = (
+            f',"queue":{self._meta_queue},"content_type":{kind},'
+            f'"remaining_ms":{remaining},"headers":{headers}}}'
+        )
+        plain = command.deadline == _FOREVER and not command.headers
+        if plain and len(self._meta_rests) < _REMEMBERED:
+            self._meta_rests[command.content_type] = rest
+        return rest
 
     def wanted(self) -> memoryview | None:
         """The rest of a long frame's buffer."""
@@ -341,11 +347,11 @@ class FramesConversation(Conversation):
     def _frame(self, frame: Frame) -> None:
         kind, frame_id, meta, body = frame
         try:
-            if not self.is_ready and kind != frames.HELLO:
-                self._transport.broken(f"a frame of type {kind} before HELLO")
-            elif kind == frames.REPLY:
+            if kind == REPLY and self.is_ready:
                 self._reply(frame_id, meta, body)
-            elif kind == frames.CHUNK:
+            elif not self.is_ready and kind != frames.HELLO:
+                self._transport.broken(f"a frame of type {kind} before HELLO")
+            elif kind == CHUNK:
                 self._chunk(frame_id, meta, body)
             elif kind == frames.FAIL:
                 self._fail(frame_id, meta)
@@ -391,7 +397,7 @@ class FramesConversation(Conversation):
             message = f"content type {kind!r}, where visible ASCII is wanted"
             raise WireError(message)
         known = kind, _status(said.status, 200)
-        if len(self._said) < 256 and len(meta) < 256:  # noqa: PLR2004 (a bound)
+        if len(self._said) < _REMEMBERED and len(meta) < _REMEMBERED:
             self._said[meta] = known
         return known
 

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from jobgate.errors import Forbidden, JobgateError, QuotaExceeded, Unauthorized
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jobgate.config import GateConfig, TokenConfig
     from jobgate.web.exchange import Exchange
 
@@ -19,6 +21,7 @@ __all__ = ["Access", "Token"]
 
 _OPEN = (b"/healthz", b"/readyz")
 _OPEN_UNDER = b"/problems/"
+_BROWSERS_SAY = frozenset({b"sec-fetch-site", b"origin"})
 _REMEMBERED = 4096
 """Header values whose verdict is remembered: callers repeat themselves."""
 
@@ -80,13 +83,15 @@ class Access:
         self._by_header: dict[bytes, Token] = {}
         self._hosts: dict[bytes, bool] = {}
 
-    def check(self, exchange: Exchange, now: float, *, local: bool) -> JobgateError | None:
+    def check(
+        self, exchange: Exchange, seconds: Callable[[], float], *, local: bool
+    ) -> JobgateError | None:
         """
         Whether the request may come in at all; sets its token.
 
         Args:
             exchange: The request; only its headers need be there.
-            now: Seconds, for quotas.
+            seconds: The time, for quotas.
             local: It came over a UNIX socket, which no web page can reach.
 
         Returns:
@@ -105,7 +110,7 @@ class Access:
         if token is None:
             return Unauthorized("send a known token as Authorization: Bearer")
         try:
-            token.spend(now)
+            token.spend(seconds())
         except QuotaExceeded as error:
             return error
         return None
@@ -145,6 +150,8 @@ class Access:
                 f"Host: found {host.decode('latin-1')!r}, wanted a loopback name"
                 " (there are no tokens)"
             )
+        if _BROWSERS_SAY.isdisjoint(headers):
+            return None
         site = headers.get(b"sec-fetch-site")
         if site is not None and site not in (b"same-origin", b"none"):
             return Forbidden(f"Sec-Fetch-Site: found {site.decode('latin-1')!r}: a foreign web page")

@@ -12,8 +12,9 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from jobgate import errors
-from jobgate.web import fields
-from jobgate.web.exchange import Exchange, Response
+from jobgate.web import fields as read
+from jobgate.web.exchange import Response
+from jobgate.web.fields import CALL_FIELDS
 from jobgate.web.problems import problem
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from jobgate.command import Command, Reply
     from jobgate.gate import Gate
     from jobgate.web.access import Access
+    from jobgate.web.exchange import Exchange
 
 __all__ = ["Calls"]
 
@@ -58,7 +60,7 @@ class Calls:
         headers = exchange.headers
         kind = headers.get(b"content-type")
         command = None
-        extra: list[tuple[str, str]] = []
+        fields = ""
         try:
             if exchange.token is not None:
                 self._access.need(exchange, f"call:{queue}")
@@ -67,51 +69,52 @@ class Calls:
             )
             if exchange.token is not None:
                 command.caller = exchange.token.name
-            if fields.CALL_FIELDS.isdisjoint(headers):
+            if CALL_FIELDS.isdisjoint(headers):
                 self._gate.submit(command)
             else:
-                extra = self._submit(command, headers)
+                fields = self._submit(command, headers)
         except errors.JobgateError as error:
             answer(self._problem(error, command))
             return
-        exchange.on_lost = command.reply.cancel
-        command.reply.addCallbacks(
+        reply = command.reply
+        exchange.on_lost = reply.cancel
+        reply.addCallbacks(
             self._replied,
             self._failed,
-            callbackArgs=(exchange, command, answer, extra),
+            callbackArgs=(exchange, command, answer, fields),
             errbackArgs=(command, answer),
-        ).addErrback(self._bug, answer)
+        )
 
-    def _submit(self, command: Command, headers: dict[bytes, bytes]) -> list[tuple[str, str]]:
-        """Submit with what the headers ask for; returns what to say of it in the response."""
-        extra: list[tuple[str, str]] = []
+    def _submit(self, command: Command, headers: dict[bytes, bytes]) -> str:
+        """Submit with what the headers ask for; returns header lines that say so."""
+        said = ""
         handed_on: dict[str, str] = {}
         timeouts: list[float] = []
         key = ""
         if b"jobgate-timeout" in headers:
-            timeouts.append(fields.seconds("Jobgate-Timeout", headers[b"jobgate-timeout"]))
+            timeouts.append(read.seconds("Jobgate-Timeout", headers[b"jobgate-timeout"]))
         if b"prefer" in headers:
-            wanted = fields.preferences(headers[b"prefer"])
+            wanted = read.preferences(headers[b"prefer"])
             # Without durable jobs there is no 202 to fall back to: the whole is ignored.
             if wanted.wait is not None and not wanted.respond_async:
                 timeouts.append(max(wanted.wait, 0.001))
-                extra.append(("Preference-Applied", f"wait={wanted.wait:.0f}"))
+                said = f"Preference-Applied: wait={wanted.wait:.0f}\r\n"
         if b"priority" in headers:
-            command.priority = fields.priority(headers[b"priority"])
+            command.priority = read.priority(headers[b"priority"])
         if b"jobgate-key" in headers:
-            key = handed_on["jobgate-key"] = fields.key(headers[b"jobgate-key"])
+            key = handed_on["jobgate-key"] = read.key(headers[b"jobgate-key"])
         if b"traceparent" in headers:
-            trace = fields.traceparent(headers[b"traceparent"])
+            trace = read.traceparent(headers[b"traceparent"])
             if trace is not None:
                 handed_on["traceparent"] = trace
-        no_queue = b"jobgate-no-queue" in headers and fields.boolean(
+        no_queue = b"jobgate-no-queue" in headers and read.boolean(
             "Jobgate-No-Queue", headers[b"jobgate-no-queue"]
         )
         if timeouts:
             command.deadline = command.due = command.accepted + min(timeouts)
         command.headers = handed_on or None
         self._gate.submit(command, key=key, no_queue=no_queue)
-        return extra
+        return said
 
     def _replied(
         self,
@@ -119,29 +122,27 @@ class Calls:
         exchange: Exchange,
         command: Command,
         answer: Callable[[Response], None],
-        extra: list[tuple[str, str]],
+        said: str,
     ) -> None:
-        response = Response(reply.status, reply.content_type, reply.body)
-        waited = (command.began - command.accepted) * 1000
-        timing = f"queue;dur={waited:.3f}"
-        if command.ended:
-            timing += f", run;dur={(command.ended - command.began) * 1000:.3f}"
-        response.headers = [
-            ("Jobgate-Id", command.id),
-            ("Jobgate-Attempt", str(command.attempt)),
-            ("Jobgate-Worker", command.worker.name if command.worker is not None else ""),
-            ("Server-Timing", timing),
-            *extra,
-        ]
+        began = command.began
+        worker = command.worker
+        assert worker is not None, "somebody has replied"
+        run = f", run;dur={(command.ended - began) * 1000:.3f}" if command.ended else ""
+        response = Response(
+            reply.status,
+            reply.content_type,
+            reply.body,
+            f"Jobgate-Id: {command.id}\r\nJobgate-Attempt: {command.attempt}\r\n"
+            f"Jobgate-Worker: {worker.name}\r\n"
+            f"Server-Timing: queue;dur={(began - command.accepted) * 1000:.3f}{run}\r\n{said}",
+        )
         if reply.stream is not None:
             response.stream = reply.stream
             exchange.on_lost = command.leave
             if b"text/event-stream" in exchange.headers.get(b"accept", b""):
                 response.events = True
                 response.content_type = "text/event-stream"
-                response.headers.append(("Cache-Control", "no-store"))
-        else:
-            exchange.on_lost = None
+                response.fields += "Cache-Control: no-store\r\n"
         answer(response)
 
     def _failed(
@@ -162,11 +163,7 @@ class Calls:
         status = road.config.full_status if road is not None else 503
         response = problem(error, command.id, status)
         if command.attempt:
-            response.headers.append(("Jobgate-Attempt", str(command.attempt)))
+            response.fields += f"Jobgate-Attempt: {command.attempt}\r\n"
         if command.worker is not None:
-            response.headers.append(("Jobgate-Worker", command.worker.name))
+            response.fields += f"Jobgate-Worker: {command.worker.name}\r\n"
         return response
-
-    def _bug(self, failure: Failure, answer: Callable[[Response], None]) -> None:
-        self._log.failure("an answer could not be given", failure=failure)
-        answer(problem(errors.InternalError("the gate's log has the details")))

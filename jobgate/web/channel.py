@@ -38,7 +38,6 @@ __all__ = ["FrontDoor", "Stamp"]
 
 _FOREVER = float("inf")
 _MAX_HEADERS = 100
-_MAX_HEADER_BYTES = 32 * 1024
 _MAX_HELD = 64 * 1024
 """Bytes of later requests taken in while one is being answered; then reading stops."""
 _MAX_RAW = 64 * 1024
@@ -47,6 +46,9 @@ _CHUNK_OVERHEAD = 8
 """Bytes on the wire for a byte of body, in the smallest chunks, and some to spare."""
 _LARGE_BODY = 64 * 1024
 _LARGE_READ = 256 * 1024
+_ONCE = (b"host", b"authorization", b"content-type", b"jobgate-key", b"jobgate-timeout")
+_BODILESS = (204, 304)
+"""Statuses that forbid a body (RFC 9110, sections 15.3.5 and 15.4.5)."""
 _LINGER = 2.0
 """Seconds for which input is read and dropped after a refusal, so that it reaches the caller."""
 _MAX_UNREAD = 1024 * 1024
@@ -54,18 +56,25 @@ _MAX_UNREAD = 1024 * 1024
 
 
 class Stamp:
-    """The `Date` header (RFC 9110, section 6.6.1), made once a second."""
+    """What every response begins with, `Date` included (RFC 9110, 6.6.1), made once a second."""
 
     def __init__(self) -> None:
         self._second = 0
-        self._text = ""
+        self._starts: dict[int, str] = {}
 
-    def text(self) -> str:
-        """The present date."""
+    def start(self, status: int) -> str:
+        """The status line, `Server` and `Date`."""
         second = int(time())
         if second != self._second:
-            self._second, self._text = second, format_date_time(second)
-        return self._text
+            self._second = second
+            self._starts.clear()
+        start = self._starts.get(status)
+        if start is None:
+            start = self._starts[status] = (
+                f"HTTP/1.1 {status} {phrase(status)}\r\n"
+                f"Server: jobgate\r\nDate: {format_date_time(second)}\r\n"
+            )
+        return start
 
 
 class FrontDoor(Protocol):
@@ -87,7 +96,6 @@ class FrontDoor(Protocol):
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._arriving: Exchange | None = None
         self._has_headers = False
-        self._header_bytes = 0
         self._raw_bytes = 0
         self._timed = ""
         self._answered = False
@@ -114,7 +122,7 @@ class FrontDoor(Protocol):
         self._local = isinstance(self.transport.getHost(), UNIXAddress)
         self.due = self._server.seconds() + self._server.settings.idle_timeout
         if not self._server.welcome(self):
-            self._arriving = Exchange()
+            self._arriving = Exchange(self)
             self._refuse(errors.GateFull("as many connections as may be are open"))
             self._serve()
 
@@ -174,31 +182,21 @@ class FrontDoor(Protocol):
 
     def on_message_begin(self) -> None:
         """A request's first byte."""
-        self._arriving = Exchange()
+        self._arriving = Exchange(self)
         self._has_headers = False
-        self._header_bytes = self._raw_bytes = 0
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._raw_bytes = 0
         self._timed = ""
 
     def on_url(self, url: bytes) -> None:
         """Its target, or a piece of it."""
         if self._arriving is not None:
             self._arriving.target += url
-            self._header_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; trailers are dropped (RFC 9110, section 6.5.1)."""
-        exchange = self._arriving
-        if exchange is None or self._has_headers:
-            return
-        headers = exchange.headers
-        name = name.lower()
-        self._header_bytes += len(name) + len(value)
-        if name in headers:
-            if name in (b"host", b"authorization", b"content-type"):
-                self._refuse(errors.BadRequest(f"{name.decode()}: found it twice, wanted it once"))
-                return
-            value = headers[name] + b", " + value
-        headers[name] = value
+        if not self._has_headers:
+            self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         """All headers are here: the last moment to refuse the body."""
@@ -206,10 +204,13 @@ class FrontDoor(Protocol):
         self._has_headers = True
         if exchange is None or parser is None:
             return
-        exchange.method = parser.get_method().decode("ascii")
-        exchange.http10 = parser.get_http_version() == "1.0"
+        exchange.method = parser.get_method()
+        version = parser.get_http_version()
+        if version != "1.1":
+            exchange.http10 = True
         exchange.keep_alive = parser.should_keep_alive()
-        error = self._look_at_headers(exchange, parser.get_http_version())
+        exchange.headers = {name.lower(): value for name, value in self._fields}
+        error = self._look_at_headers(exchange, version)
         if error is not None:
             self._refuse(error)
 
@@ -286,7 +287,11 @@ class FrontDoor(Protocol):
         headers, server = exchange.headers, self._server
         if version not in ("1.1", "1.0"):
             return errors.BadRequest(f"HTTP version: found {version}, wanted 1.1 or 1.0")
-        if len(headers) > _MAX_HEADERS or self._header_bytes > _MAX_HEADER_BYTES:
+        if len(self._fields) != len(headers):
+            repeated = self._join_repeated(exchange)
+            if repeated is not None:
+                return repeated
+        if len(self._fields) > _MAX_HEADERS:
             return self._headers_too_large()
         if not exchange.http10 and b"host" not in headers:
             return errors.BadRequest("Host: found nothing, wanted the gate's name (RFC 9112, 3.2)")
@@ -296,10 +301,10 @@ class FrontDoor(Protocol):
             return errors.BadRequest("Transfer-Encoding: wanted chunked alone, in HTTP/1.1")
         if not exchange.target.startswith(b"/"):
             exchange.target = _origin_form(exchange.target)
-        refused = server.access.check(exchange, server.seconds(), local=self._local)
+        refused = server.access.check(exchange, server.seconds, local=self._local)
         if refused is not None:
             return refused
-        length = int(headers.get(b"content-length", b"0"))
+        length = int(headers.get(b"content-length", 0))
         if length > server.settings.max_body:
             return self._too_large(length)
         if length:
@@ -310,6 +315,20 @@ class FrontDoor(Protocol):
                 self.transport.bufferSize = _LARGE_READ
         if b"expect" in headers:
             return self._expectation(exchange)
+        return None
+
+    def _join_repeated(self, exchange: Exchange) -> JobgateError | None:
+        """Repeated headers make a list (RFC 9110, section 5.3), but these must not be repeated."""
+        headers: dict[bytes, bytes] = {}
+        for name, value in self._fields:
+            lower = name.lower()
+            if lower not in headers:
+                headers[lower] = value
+            elif lower in _ONCE:
+                return errors.BadRequest(f"{lower.decode()}: found it twice, wanted it once")
+            else:
+                headers[lower] += b", " + value
+        exchange.headers = headers
         return None
 
     def _expectation(self, exchange: Exchange) -> JobgateError | None:
@@ -323,7 +342,7 @@ class FrontDoor(Protocol):
 
     def _refuse(self, error: JobgateError) -> None:
         """Answer what is arriving with a problem, in its turn, and take in no more."""
-        exchange, self._arriving = self._arriving or Exchange(), None
+        exchange, self._arriving = self._arriving or Exchange(self), None
         self._release(exchange)
         exchange.refusal = error
         exchange.keep_alive = False
@@ -344,7 +363,7 @@ class FrontDoor(Protocol):
 
     def _headers_too_large(self) -> JobgateError:
         return errors.BadRequest(
-            f"headers: wanted at most {_MAX_HEADERS} with {_MAX_HEADER_BYTES} bytes in all"
+            f"headers: wanted at most {_MAX_HEADERS} with {_MAX_RAW} bytes in all"
         )
 
     # --- inside: answers, one at a time and in order
@@ -374,62 +393,56 @@ class FrontDoor(Protocol):
         self._answered = False
         self.due = _FOREVER
         self.transport.bufferSize = _LARGE_BODY
-        exchange.answer = lambda response: self._answer(exchange, response)
-        exchange.unsent = lambda: self._outbox.unsent
-        exchange.cut = self.transport.abortConnection
         if exchange.refusal is not None:
-            self._answer(exchange, problem(exchange.refusal))
+            self.answer(exchange, problem(exchange.refusal))
             return
         try:
             self._server.serve(exchange)
         except Exception:  # noqa: BLE001 (whatever it is, the caller must get an answer)
             self._log.failure("{exchange!r} could not be served", exchange=exchange)
-            self._answer(exchange, problem(errors.InternalError("the gate's log has the details")))
+            self.answer(exchange, problem(errors.InternalError("the gate's log has the details")))
 
-    def _answer(self, exchange: Exchange, response: Response) -> None:
+    def answer(self, exchange: Exchange, response: Response) -> None:
+        """Send the response to the present exchange; anything else is too late."""
         if exchange is not self._current or self._streaming or self._answered:
             return
         if response.stream is not None:
             self._stream(exchange, response)
             return
         body = response.body
-        head = self.head(exchange, response, len(body))
-        if response.bodiless or exchange.method == "HEAD":
+        head = self._head(exchange, response, len(body))
+        if exchange.method == b"HEAD" or response.status in _BODILESS:
             body = b""
         self._outbox.send(head, body)
-        self.finished(exchange)
+        self._finished(exchange)
 
-    def head(self, exchange: Exchange, response: Response, length: int | None) -> bytes:
+    def _head(self, exchange: Exchange, response: Response, length: int | None) -> bytes:
         """The status line and headers (RFC 9112, section 4); `length` None: until the end."""
-        lines = [
-            f"HTTP/1.1 {response.status} {phrase(response.status)}\r\n"
-            f"Server: jobgate\r\nDate: {self._server.stamp.text()}\r\n"
-        ]
-        if response.content_type and not response.bodiless:
-            lines.append(f"Content-Type: {response.content_type}\r\n")
-        if length is None:
-            if exchange.http10:
-                exchange.keep_alive = False
-            else:
-                lines.append("Transfer-Encoding: chunked\r\n")
-        elif not response.bodiless:
-            lines.append(f"Content-Length: {length}\r\n")
-        lines += [f"{name}: {value}\r\n" for name, value in response.headers]
+        status = response.status
+        start = self._server.stamp.start(status)
+        if status in _BODILESS:
+            framing = ""
+        elif length is not None:
+            framing = f"Content-Type: {response.content_type}\r\nContent-Length: {length}\r\n"
+        elif exchange.http10:
+            exchange.keep_alive = False
+            framing = f"Content-Type: {response.content_type}\r\n"
+        else:
+            framing = f"Content-Type: {response.content_type}\r\nTransfer-Encoding: chunked\r\n"
         if response.close or self._server.closing:
             exchange.keep_alive = False
         if not exchange.keep_alive:
-            lines.append("Connection: close\r\n")
+            framing += "Connection: close\r\n"
         elif exchange.http10:
-            lines.append("Connection: keep-alive\r\n")
-        lines.append("\r\n")
-        return "".join(lines).encode("latin-1")
+            framing += "Connection: keep-alive\r\n"
+        return f"{start}{framing}{response.fields}\r\n".encode("latin-1")
 
     def _stream(self, exchange: Exchange, response: Response) -> None:
         """Send parts as they come; a caller that does not read them is cut off."""
         assert response.stream is not None, "only called with one"
         self._streaming = True
         chunked = not exchange.http10
-        self._outbox.send(self.head(exchange, response, None))
+        self._outbox.send(self._head(exchange, response, None))
 
         def send(data: bytes | bytearray) -> None:
             if self._outbox.unsent > _MAX_UNREAD:
@@ -459,11 +472,11 @@ class FrontDoor(Protocol):
                 send(error_event(failure.value))
             if chunked:
                 self._outbox.send(b"0\r\n\r\n")
-            self.finished(exchange)
+            self._finished(exchange)
 
         response.stream.read(on_chunk, on_end)
 
-    def finished(self, exchange: Exchange) -> None:
+    def _finished(self, exchange: Exchange) -> None:
         """The answer is complete; the next request's turn comes once it is sent."""
         exchange.on_lost = None
         self._answered = True

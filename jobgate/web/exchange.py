@@ -8,7 +8,7 @@ know routes, queues or workers.
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -39,43 +39,40 @@ class Response:
         status: The status code.
         content_type: What the body is.
         body: All of it, or nothing where `stream` has it.
-        headers: Further headers, in order.
+        fields: Further header lines, each with its line end.
         stream: The parts of a streamed body, else None.
         events: Whether the parts are to be sent as server-sent events.
         close: Whether the connection must not be used again.
     """
 
-    __slots__ = ("body", "close", "content_type", "events", "headers", "status", "stream")
+    stream: ReplyStream | None = None
+    events = False
+    close = False
 
     def __init__(
-        self,
-        status: int,
-        content_type: str,
-        body: bytes | bytearray = b"",
-        headers: list[tuple[str, str]] | None = None,
+        self, status: int, content_type: str, body: bytes | bytearray = b"", fields: str = ""
     ) -> None:
         self.status = status
         self.content_type = content_type
         self.body = body
-        self.headers = headers or []
-        self.stream: ReplyStream | None = None
-        self.events = False
-        self.close = False
-
-    @property
-    def bodiless(self) -> bool:
-        """Whether the status forbids a body (RFC 9110, sections 15.3.5 and 15.4.5)."""
-        return self.status in (204, 304)
+        self.fields = fields
 
 
 def json_response(
     document: Any,  # noqa: ANN401 (whatever JSON can hold)
     status: int = 200,
     content_type: str = "application/json",
-    headers: list[tuple[str, str]] | None = None,
+    fields: str = "",
 ) -> Response:
     """A JSON document as a response."""
-    return Response(status, content_type, _json(document), headers)
+    return Response(status, content_type, _json(document), fields)
+
+
+class Connection(Protocol):
+    """What an exchange takes place on."""
+
+    def answer(self, exchange: Exchange, response: Response) -> None:
+        """Send the response to this exchange."""
 
 
 class Exchange:
@@ -83,6 +80,7 @@ class Exchange:
     One request on a connection.
 
     Attributes:
+        connection: Takes the one Response.
         method: As sent.
         target: Path and query as sent, without scheme and host.
         headers: Lower-case name to value; repeated ones joined with a comma.
@@ -94,55 +92,36 @@ class Exchange:
         chunks: What of the body has arrived.
         size: How much that is, in bytes.
         reserved: Bytes of the ledger that are taken for it.
-        answer: Takes the one Response.
         on_lost: Called if the caller leaves before the answer is complete.
-        unsent: Tells how many bytes the caller has not taken yet.
-        cut: Ends the connection without a proper end of the response.
     """
 
-    __slots__ = (
-        "answer",
-        "body",
-        "chunks",
-        "cut",
-        "headers",
-        "http10",
-        "keep_alive",
-        "method",
-        "on_lost",
-        "refusal",
-        "reserved",
-        "size",
-        "target",
-        "token",
-        "unsent",
-    )
+    method = b""
+    target = b""
+    headers: dict[bytes, bytes] = {}  # noqa: RUF012 (replaced, never changed)
+    body = b""
+    http10 = False
+    keep_alive = True
+    token: Token | None = None
+    refusal: JobgateError | None = None
+    size = 0
+    reserved = 0
+    on_lost: Callable[[], None] | None = None
 
-    answer: Callable[[Response], None]
-    unsent: Callable[[], int]
-    cut: Callable[[], None]
-
-    def __init__(self) -> None:
-        self.method = ""
-        self.target = b""
-        self.headers: dict[bytes, bytes] = {}
-        self.body = b""
-        self.http10 = False
-        self.keep_alive = True
-        self.token: Token | None = None
-        self.refusal: JobgateError | None = None
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
         self.chunks: list[bytes] = []
-        self.size = 0
-        self.reserved = 0
-        self.on_lost: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Exchange {self.method} {self.target!r}>"
+        return f"<Exchange {self.method!r} {self.target!r}>"
 
     @property
     def path(self) -> bytes:
         """The target without its query, as sent."""
         return self.target.partition(b"?")[0]
+
+    def answer(self, response: Response) -> None:
+        """Send the response; only the first counts."""
+        self.connection.answer(self, response)
 
     def lost(self) -> None:
         """The caller has left."""

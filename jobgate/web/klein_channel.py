@@ -112,7 +112,7 @@ def serve_by_klein(exchange: Exchange, site: Site) -> None:
         request.requestHeaders.addRawHeader(name, value)
     request.content = BytesIO()
     version = b"HTTP/1.0" if exchange.http10 else b"HTTP/1.1"
-    request.requestReceived(exchange.method.encode(), exchange.target, version)
+    request.requestReceived(exchange.method, exchange.target, version)
     leave = exchange.on_lost
 
     def lost() -> None:

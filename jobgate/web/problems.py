@@ -92,19 +92,17 @@ def problem(error: JobgateError, command_id: str = "", full_status: int = 503) -
         "executed": error.executed,
         **members,
     }
-    headers: list[tuple[str, str]] = []
+    fields = ""
     if command_id:
         document["id"] = command_id
-        headers.append(("Jobgate-Id", command_id))
-    if error.retry_after is not None:
-        headers.append(("Retry-After", str(max(1, ceil(error.retry_after)))))
-    elif status in (429, 503):
-        headers.append(("Retry-After", "1"))
+        fields += f"Jobgate-Id: {command_id}\r\n"
+    if error.retry_after is not None or status in (429, 503):
+        fields += f"Retry-After: {max(1, ceil(error.retry_after or 0))}\r\n"
     if isinstance(error, errors.MethodNotAllowed):
-        headers.append(("Allow", error.allow))
+        fields += f"Allow: {error.allow}\r\n"
     if isinstance(error, errors.Unauthorized):
-        headers.append(("WWW-Authenticate", 'Bearer realm="jobgate"'))
-    response = json_response(document, status, "application/problem+json", headers)
+        fields += 'WWW-Authenticate: Bearer realm="jobgate"\r\n'
+    response = json_response(document, status, "application/problem+json", fields)
     response.close = isinstance(error, errors.ShuttingDown)
     return response
 

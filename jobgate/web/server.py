@@ -84,6 +84,8 @@ class HTTPServer(Factory):
         self._calls = Calls(self._gate, self.access)
         handler = HTTPHandler(self._gate, self._calls, self.access)
         self._site = klein_site(handler.app.resource())
+        fast = config.gate.front == "fast"
+        self._hot = {name.encode(): name for name in config.queues} if fast else {}
 
     # --- listening
 
@@ -184,15 +186,12 @@ class HTTPServer(Factory):
         """Send a request its way: the short one if it is hot and plain, else Klein's."""
         target = exchange.target
         if (
-            exchange.method == "POST"
-            and target.startswith(_CALL)
-            and self.settings.front == "fast"
-            and target.isascii()
+            target.startswith(_CALL)
+            and exchange.method == b"POST"
+            and (queue := self._hot.get(target[6:])) is not None
         ):
-            queue = target[6:].decode("ascii")
-            if queue in self._gate.dispatcher.roads:
-                self._calls.call(exchange, queue, exchange.answer)
-                return
+            self._calls.call(exchange, queue, exchange.answer)
+            return
         try:
             serve_by_klein(exchange, self._site)
         except JobgateError as error:
