@@ -87,16 +87,27 @@ class Reply:
         return f"<Reply {self.status} {self.content_type} {len(self.body)} B>"
 
 
+class Hold(Protocol):
+    """Stops what a worker sends, or lets it go on."""
+
+    def __call__(self, *, on: bool) -> bool:
+        """Stop it (True) or let it go on (False); returns whether that was done."""
+
+
 class ReplyStream:
     """
     The parts of a streamed reply, kept until a reader is there, then passed on.
 
     A worker writes with `chunk` and `end`; the caller's side reads with `read`.
+
+    Args:
+        hold: Stops what the worker sends, if that holds up nobody else.
     """
 
-    __slots__ = ("_chunks", "_end", "_ended", "_on_chunk", "_on_end")
+    __slots__ = ("_chunks", "_end", "_ended", "_hold", "_on_chunk", "_on_end")
 
-    def __init__(self) -> None:
+    def __init__(self, hold: Hold | None = None) -> None:
+        self._hold = hold
         self._chunks: list[bytes | bytearray] = []
         self._ended = False
         self._end: Failure | None = None
@@ -115,6 +126,15 @@ class ReplyStream:
             on_chunk(chunk)
         if self._ended:
             on_end(self._end)
+
+    def pause(self) -> bool:
+        """Ask the worker for no more for now; False if that would hold up other commands."""
+        return self._hold is not None and self._hold(on=True)
+
+    def resume(self) -> None:
+        """Take more from the worker."""
+        if self._hold is not None:
+            self._hold(on=False)
 
     def chunk(self, data: bytes | bytearray) -> None:
         """A part has come; ignored after the end."""
@@ -160,6 +180,7 @@ class Command:
         reply: Fires once with a Reply or a JobgateError.
         stream: Where the parts of a streamed reply go, once one has come.
         bucket: Where the deadlines keep it.
+        offered: How far its worker's input reaches with it, in bytes.
         caller: The name of the token it was sent with, for the audit.
     """
 
@@ -177,6 +198,7 @@ class Command:
     state: str = WAITING
     stream: ReplyStream | None = None
     bucket: int = 0
+    offered: int = 0
     caller: str = ""
     forget: Callable[[Command], None] | None = None
 

@@ -13,8 +13,18 @@ import shlex
 import tomllib
 import types
 from math import isfinite
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NoReturn,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 from msgspec import Meta
@@ -23,6 +33,7 @@ from jobgate.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 __all__ = [
     "Bytes",
@@ -65,9 +76,10 @@ class Seconds(float):
         """
         if isinstance(value, str) and (match := _DURATION.match(value)):
             return cls(float(match[1]) * _UNITS[match[2]])
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if value >= 0 and isfinite(value):
-                return cls(value)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError
+        if value >= 0 and isfinite(value):
+            return cls(value)
         raise ValueError
 
 
@@ -156,7 +168,9 @@ class QueueConfig(WorkerConfig, frozen=True, kw_only=True, forbid_unknown_fields
 
     def worker(self) -> WorkerConfig:
         """The part of it that its workers are started with."""
-        return WorkerConfig(**{name: getattr(self, name) for name in WorkerConfig.__struct_fields__})
+        return WorkerConfig(
+            **{name: getattr(self, name) for name in WorkerConfig.__struct_fields__}
+        )
 
 
 class GateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -238,8 +252,7 @@ def from_tables(tables: Mapping[str, Any], source: str, base: Path) -> GateConfi
             reader.unknown(key, ["gate", "queues", "tokens"])
     gate = reader.gate(reader.table(tables, "gate"))
     queues = {
-        name: reader.queue(name, table)
-        for name, table in reader.table(tables, "queues").items()
+        name: reader.queue(name, table) for name, table in reader.table(tables, "queues").items()
     }
     entries = tables.get("tokens", [])
     if not isinstance(entries, list):
@@ -358,7 +371,7 @@ class _Reader:
             self.wrong(f"{where}.shards", queue.shards, f"at most workers = {queue.workers}")
         if queue.protocol == "lines":
             if queue.in_flight > 1:
-                self.wrong(f"{where}.in_flight", queue.in_flight, "1 with protocol = \"lines\"")
+                self.wrong(f"{where}.in_flight", queue.in_flight, '1 with protocol = "lines"')
             if "{line}" not in queue.send:
                 self.wrong(f"{where}.send", queue.send, "a text with {line} in it")
             if not queue.send.endswith("\n"):
@@ -370,14 +383,18 @@ class _Reader:
                     self.wrong(f"{where}.{key}", getattr(queue, key), 'protocol = "lines" with it')
         for key in ("until", "boot_until"):
             if getattr(queue, key) and getattr(queue, f"{key}_regex"):
-                self.wrong(f"{where}.{key}_regex", getattr(queue, f"{key}_regex"), f"either it or {key}")
+                self.wrong(
+                    f"{where}.{key}_regex", getattr(queue, f"{key}_regex"), f"either it or {key}"
+                )
             if "\n" in getattr(queue, key):
                 self.wrong(f"{where}.{key}", getattr(queue, key), "a line without its newline")
             try:
                 re.compile(getattr(queue, f"{key}_regex").encode())
             except re.error as error:
                 self.wrong(
-                    f"{where}.{key}_regex", getattr(queue, f"{key}_regex"), f"a regular expression ({error})"
+                    f"{where}.{key}_regex",
+                    getattr(queue, f"{key}_regex"),
+                    f"a regular expression ({error})",
                 )
         if not queue.reply_type.isascii() or not queue.reply_type.isprintable():
             self.wrong(f"{where}.reply_type", queue.reply_type, "a media type")
@@ -390,7 +407,9 @@ class _Reader:
         if not isinstance(table, dict):
             self.wrong(where, table, f"a table [{where}]")
         hints = get_type_hints(kind, include_extras=True)
-        known = [name for name in kind.__struct_fields__ if name != "name" or kind is not QueueConfig]
+        known = [
+            name for name in kind.__struct_fields__ if name != "name" or kind is not QueueConfig
+        ]
         values: dict[str, Any] = {}
         for key, value in table.items():
             if key not in known:
@@ -413,7 +432,7 @@ def _read(kind: type, value: object) -> object:
     raise NotImplementedError(kind)
 
 
-def _describe(hint: Any) -> str:  # noqa: ANN401, PLR0911 (type hints have no common type)
+def _describe(hint: Any) -> str:  # noqa: ANN401 (type hints have no common type)
     """What a type wants, in words."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
@@ -429,7 +448,7 @@ def _describe(hint: Any) -> str:  # noqa: ANN401, PLR0911 (type hints have no co
         return "a table of texts"
     if hasattr(hint, "wanted"):
         return str(hint.wanted)
-    return {bool: "true or false", str: "a text"}.get(hint, hint.__name__)
+    return "true or false" if hint is bool else "a text"
 
 
 def _show(value: object) -> str:
@@ -443,7 +462,11 @@ def _show(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(_show(item) for item in value)}]"
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{_key(k)} = {_show(v)}' for k, v in value.items())} }}" if value else "{}"
+        return (
+            f"{{ {', '.join(f'{_key(k)} = {_show(v)}' for k, v in value.items())} }}"
+            if value
+            else "{}"
+        )
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else str(float(value))
     return str(value)

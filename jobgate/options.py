@@ -119,14 +119,20 @@ def _merge(options: Any, tables: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN
     if options["port"] is not None:
         gate["listen"] = [f"tcp:{_number('--port', options['port'])}:interface=127.0.0.1"]
     if options["listen"]:
-        gate["listen"] = [*gate["listen"], *options["listen"]] if options["port"] is not None else options["listen"]
+        gate["listen"] = (
+            [*gate["listen"], *options["listen"]]
+            if options["port"] is not None
+            else options["listen"]
+        )
     named = options["queue"]
     if options["worker"] is not None:
         named = named or "default"
         try:
             command = shlex.split(options["worker"])
         except ValueError as error:
-            message = f"options: --worker: found {options['worker']!r}, wanted a command line ({error})"
+            message = (
+                f"options: --worker: found {options['worker']!r}, wanted a command line ({error})"
+            )
             raise ConfigError(message) from None
         if not command:
             message = "options: --worker: found nothing, wanted a command"
@@ -134,14 +140,18 @@ def _merge(options: Any, tables: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN
         # Relative to where twistd was started, as a shell user expects.
         queues.setdefault(named, {}).update(command=command, cwd=str(Path.cwd()))
     elif named is not None and named not in queues:
-        message = f"options: --queue: found {named!r}, wanted --worker with it, or a queue of the file"
+        message = (
+            f"options: --queue: found {named!r}, wanted --worker with it, or a queue of the file"
+        )
         raise ConfigError(message)
     for option, key in _QUEUE_KEYS.items():
         value = options[option]
         if value is None:
             continue
         if not queues:
-            message = f"options: --{option}: found no queue to apply it to, wanted --worker or --config"
+            message = (
+                f"options: --{option}: found no queue to apply it to, wanted --worker or --config"
+            )
             raise ConfigError(message)
         for name in [named] if named else list(queues):
             queues[name][key] = _value(option, value)
@@ -164,7 +174,7 @@ def _number(option: str, text: str) -> int:
         number = int(text)
     except ValueError:
         number = -1
-    if number < 0 or (option == "--port" and number > 65535):  # noqa: PLR2004 (a port's bound)
+    if number < 0 or (option == "--port" and number > 65535):
         wanted = "a port, 0 to 65535" if option == "--port" else "a whole number"
         message = f"options: {option}: found {text!r}, wanted {wanted}"
         raise ConfigError(message)

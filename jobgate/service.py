@@ -16,7 +16,6 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from jobgate import options
 from jobgate.errors import ConfigError
@@ -26,6 +25,8 @@ from jobgate.web.server import HTTPServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from twisted.python.failure import Failure
 
     from jobgate.config import GateConfig
 
@@ -168,8 +169,8 @@ class JobgateService(Service):
     def _apply(self, config: GateConfig) -> None:
         assert self.gate is not None, "only called after the start"
         assert self.server is not None, "only called after the start"
-        self.server.reconfigure(config)
         self.gate.reconfigure(config)
+        self.server.reconfigure(config)
         self._config = config
         self._log.info("the configuration was reread")
 
@@ -211,7 +212,7 @@ def makeService(parsed: Options) -> JobgateService:
 
     # Deadlines must not move when somebody sets the clock; Twisted's own timers follow
     # the wall clock unless told otherwise.
-    reactor.seconds = time.monotonic  # type: ignore[attr-defined]
+    reactor.seconds = time.monotonic  # type: ignore[method-assign]
     return JobgateService(
         parsed.configuration,
         lambda: options.configuration(parsed),
@@ -233,9 +234,10 @@ def _demo(address: str) -> str:
 
 
 def _explain(failure: Failure) -> str:
-    error = failure.value
+    error: Any = failure.value
     while hasattr(error, "subFailure"):
         error = error.subFailure.value
     if isinstance(error, CannotListenError):
-        return f"found {error.interface or '*'}:{error.port}, wanted one that is free ({error.socketError})"
+        where = f"{error.interface or '*'}:{error.port}"
+        return f"found {where}, wanted one that is free ({error.socketError})"
     return f"{type(error).__name__}: {error}"

@@ -477,7 +477,8 @@ def serve(handler: Callable[[Command], object]) -> None:
         SystemExit: There is no gate at the other end (2), or it is gone or speaks no frames.
     """
     if not callable(handler):
-        msg = f"serve() wants a function that takes a Command; found {handler!r}"
+        # The types say that this cannot be, but who writes a worker need not check types.
+        msg = f"serve() wants a function that takes a Command; found {handler!r}"  # type: ignore[unreachable]
         raise TypeError(msg)
     if os.isatty(0):
         sys.stderr.write(

@@ -12,10 +12,10 @@ import msgspec
 from twisted.logger import Logger
 
 from jobgate.command import Reply
-from jobgate.errors import JobgateError
 
 if TYPE_CHECKING:
     from jobgate.command import Command
+    from jobgate.errors import JobgateError
 
 __all__ = ["Audit"]
 

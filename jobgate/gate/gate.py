@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred, DeferredList, TimeoutError
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import TimeoutError as TooLate
 from twisted.logger import Logger
 
 from jobgate.command import Command
-from jobgate.config import GateConfig, QueueConfig
 from jobgate.errors import UnknownWorker
 from jobgate.gate.audit import Audit
 from jobgate.gate.dispatcher import Dispatcher
@@ -23,7 +23,10 @@ from jobgate.pool.guard import Guard
 from jobgate.pool.supervisor import Post, Supervisor
 
 if TYPE_CHECKING:
+    from twisted.python.failure import Failure
+
     from jobgate.command import Reply
+    from jobgate.config import GateConfig, QueueConfig
     from jobgate.pool.process import WorkerProcess
 
 __all__ = ["Gate"]
@@ -132,10 +135,22 @@ class Gate:
         """
         Apply the difference to another configuration; new workers start before old ones go.
 
+        The audit is opened anew, so that its file can be rotated.
+
+        Raises:
+            OSError: The audit cannot be opened; nothing is changed.
+
         Returns:
             Fires when each new queue's first worker is ready or has failed to be.
         """
+        audit = Audit(config.gate.audit) if config.gate.audit else None
+        if self._audit is not None:
+            self._audit.close()
+        self._audit = audit
+        for road in self.dispatcher:
+            road.audit = audit
         before, self.config = self.config, config
+        self._ids = IdMaker(config.gate.name)
         outcomes = []
         for name in [name for name in before.queues if name not in config.queues]:
             self._remove(name)
@@ -162,7 +177,7 @@ class Gate:
         timeout: float = 0,
     ) -> Command:
         """
-        Make a command; `submit` puts it on its way.
+        Make a command; its Road's `submit` puts it on its way.
 
         Args:
             queue: The queue's name.
@@ -182,20 +197,6 @@ class Gate:
             now + timeout if timeout else _FOREVER,
         )
 
-    def submit(self, command: Command, *, key: str = "", no_queue: bool = False) -> None:
-        """
-        Put a command on its way; its `reply` will fire once.
-
-        Args:
-            command: As made by `command`.
-            key: Commands with the same key go to the same shard.
-            no_queue: Refuse unless a worker is free now.
-
-        Raises:
-            JobgateError: It is refused.
-        """
-        self.dispatcher[command.queue].submit(command, key=key, no_queue=no_queue)
-
     def call(
         self,
         queue: str,
@@ -207,9 +208,10 @@ class Gate:
         key: str = "",
     ) -> Deferred[Reply]:
         """
-        Have a command run and wait for its reply; arguments as in `command` and `submit`.
+        Have a command run and wait for its reply; arguments as in `command`.
 
-        Cancelling the Deferred says that nobody waits any more.
+        Commands with the same `key` go to the same shard. Cancelling the Deferred says
+        that nobody waits any more.
 
         Returns:
             Fires with the Reply, or fails with a JobgateError.
@@ -218,7 +220,7 @@ class Gate:
         if key:
             command.headers = {"jobgate-key": key}
         try:
-            self.submit(command, key=key)
+            self.dispatcher[queue].submit(command, key=key)
         except Exception:  # noqa: BLE001 (a refusal is an outcome like any other)
             reply: Deferred[Reply] = Deferred()
             reply.errback()
@@ -259,8 +261,7 @@ class Gate:
     def _add(self, queue: QueueConfig) -> None:
         road = Road(queue, self.reactor, self._audit)
         supervisor = Supervisor(queue, self.reactor, _Foreman(road), self._guard)
-        if queue.command:
-            road.pool = supervisor
+        road.pool = supervisor
         self.dispatcher.roads[queue.name] = road
         self._supervisors[queue.name] = supervisor
 
@@ -283,13 +284,14 @@ class Gate:
 
     def _quiet(self, roads: list[Road]) -> Deferred[None]:
         """Fires when these have nothing left, or `drain_timeout` is over."""
-        quiet: Deferred[object] = DeferredList([road.when_quiet() for road in roads])
-        timeout = self.config.gate.drain_timeout
-        if timeout:
-            quiet.addTimeout(timeout, self.reactor)
-        return quiet.addErrback(lambda failure: failure.trap(TimeoutError)).addCallback(
-            lambda _: None
-        )
+        quiet = DeferredList([road.when_quiet() for road in roads])
+        if self.config.gate.drain_timeout:
+            quiet.addTimeout(self.config.gate.drain_timeout, self.reactor)
+
+        def give_up(failure: Failure) -> None:
+            failure.trap(TooLate)
+
+        return quiet.addErrback(give_up).addCallback(lambda _: None)
 
     def _has_started(self, _: object) -> None:
         self.started = True

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
-from jobgate.command import Command
+if TYPE_CHECKING:
+    from jobgate.command import Command
 
 __all__ = ["Poison"]
 

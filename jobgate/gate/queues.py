@@ -231,7 +231,7 @@ class CommandQueue(DeferredQueue[Command]):
                 return
             getter(command)
 
-    def _cancelGet(self, d: Deferred[Command]) -> None:  # noqa: N802 (Twisted's name)
+    def _cancelGet(self, d: Deferred[Command]) -> None:
         self.leave(d.callback)
 
 

@@ -8,7 +8,7 @@ know HTTP, processes or pipes; time comes from the clock it is given.
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from zlib import crc32
 
 from twisted.internet.defer import Deferred
@@ -67,14 +67,16 @@ class Road:
     Args:
         config: The queue's configuration.
         clock: Seconds and timers.
-        audit: Told of acceptance and outcome, if the operator wants an audit.
+        audit: See below.
 
     Attributes:
         shards: The CommandQueues; workers of one never take from another.
         stats: What is counted.
         poison: Commands that are kept out.
-        pool: Who keeps its workers; None for a queue without a command.
+        pool: Who keeps its workers.
         draining: The gate is about to go; nothing new comes in.
+        audit: Told of acceptance and outcome, if the operator wants an audit.
+        running_add: Says that a command has been handed to a worker.
     """
 
     def __init__(self, config: QueueConfig, clock: IReactorTime, audit: Audit | None) -> None:
@@ -85,11 +87,13 @@ class Road:
         self.draining = False
         self._clock = clock
         self._seconds = clock.seconds
-        self._audit = audit
+        self.audit = audit
         self._deadlines = Deadlines(clock, self._expired)
         self._runners: list[Runner] = []
         self._running: set[Command] = set()
+        self.running_add = self._running.add
         self._lanes = 0
+        self._lines = config.protocol == "lines"
         self._quiet: list[Deferred[None]] = []
         self.shards = self._new_shards(config)
 
@@ -119,6 +123,11 @@ class Road:
         return self.shards[0].paused
 
     @property
+    def plain(self) -> bool:
+        """Whether a command for which a worker waits needs no closer look."""
+        return not (self.draining or self._lines or self.poison)
+
+    @property
     def expected_wait(self) -> float:
         """Seconds that one more command would wait, as far as can be known."""
         if any(shard.free_now for shard in self.shards):
@@ -131,8 +140,6 @@ class Road:
             return "the gate is shutting down"
         if self.pool is not None and self.pool.crash_loop:
             return f"no worker lives: {self.pool.last_cause}"
-        if self.pool is not None and not self._runners and not self.stats.accepted:
-            return "no worker is ready yet"
         if self.waiting >= self.config.size and not any(s.free_now for s in self.shards):
             return f"the queue is full ({self.waiting} waiting)"
         return ""
@@ -151,23 +158,23 @@ class Road:
         self.stats.accepted += 1
         shards = self.shards
         shard = shards[0] if len(shards) == 1 else self._shard_for(key)
-        try:
-            self._admit(command, shard, no_queue=no_queue)
-        except errors.JobgateError as error:
-            self.stats.shed += 1
-            if self._audit is not None:
-                self._audit.refused(command, error)
-            raise
+        if not (shard.waiting and self.plain and not shard.paused):
+            try:
+                self._admit(command, shard, no_queue=no_queue)
+            except errors.JobgateError as error:
+                self.stats.shed += 1
+                if self.audit is not None:
+                    self.audit.refused(command, error)
+                raise
         queue_timeout = self.config.queue_timeout
         if queue_timeout:
             command.queue_deadline = deadline = command.accepted + queue_timeout
-            if deadline < command.due:
-                command.due = deadline
+            command.due = min(command.due, deadline)
         command.shard = shard
         command.forget = self._left
         command.reply = Deferred(command.leave)
-        if self._audit is not None:
-            self._audit.accepted(command)
+        if self.audit is not None:
+            self.audit.accepted(command)
         if command.due != _FOREVER:
             self._deadlines.add(command, command.accepted)
         shard.put(command)
@@ -177,7 +184,7 @@ class Road:
         config = self.config
         if self.draining:
             raise errors.ShuttingDown("the gate finishes what it has and takes nothing new")
-        if config.protocol == "lines":
+        if self._lines:
             try:
                 command.body = one_line(command.body, command.content_type)
             except ValueError as error:
@@ -188,7 +195,7 @@ class Road:
             raise errors.PoisonCommand(
                 "a command with this body has killed workers within the last hour", executed="no"
             )
-        if shard.free_now:
+        if shard.waiting and not shard.paused:
             return
         if self.pool is not None and self.pool.crash_loop:
             raise errors.NoWorker(
@@ -207,10 +214,13 @@ class Road:
                 retry_after=retry_after(waiting, service, lanes),
             )
         left = command.deadline - command.accepted
-        if config.queue_timeout:
-            left = min(left, config.queue_timeout)
+        if config.queue_timeout and config.queue_timeout < left:
+            left = config.queue_timeout
+        # Only when everything that waits would be too much is it worth asking what goes first.
+        if expected_wait(waiting, service, lanes) <= left or shard.paused:
+            return
         wait = expected_wait(shard.ahead_of(command.priority), service, lanes)
-        if wait > left and not shard.paused:
+        if wait > left:
             raise errors.WouldMissDeadline(
                 f"it would wait about {wait:.1f} s, and {left:.1f} s are left",
                 retry_after=retry_after(waiting, service, lanes),
@@ -224,19 +234,9 @@ class Road:
 
     # --- on its way: what the Runners report
 
-    def starting(self, command: Command, worker: Worker) -> None:
-        """It is about to be handed to a worker."""
-        command.state = RUNNING
-        command.worker = worker
-        command.attempt += 1
-        self._running.add(command)
-
-    def began(self, command: Command, now: float) -> None:
-        """Its worker has begun to run it."""
-        command.began = now
-        timeout = self.config.timeout
-        if timeout and now + timeout < command.due:
-            self._deadlines.move(command, now + timeout, now)
+    def due_earlier(self, command: Command, due: float, now: float) -> None:
+        """It must be looked at before it would have been."""
+        self._deadlines.move(command, due, now)
 
     def not_started(self, command: Command) -> None:
         """It could not be handed over: it waits again, first of all, and nothing is counted."""
@@ -246,13 +246,14 @@ class Road:
     def succeeded(self, command: Command, reply: Reply, now: float) -> None:
         """Its worker has answered."""
         self._deadlines.remove(command)
-        self.stats.measure(command.began - command.accepted, now - command.began)
+        stats, began = self.stats, command.began
+        stats.measure(began - command.accepted, now - began)
         if command.state is DONE:
             return
+        stats.succeeded += 1
         self._settled(command, now)
-        self.stats.succeeded += 1
-        if self._audit is not None:
-            self._audit.ended(command, reply)
+        if self.audit is not None:
+            self.audit.ended(command, reply)
         if command.stream is None:
             command.reply.callback(reply)
         else:
@@ -307,7 +308,7 @@ class Road:
             command.attempt -= 1
             self._wait_again(command)
             return
-        about: dict[str, object] = {"attempt": command.attempt}
+        about: dict[str, Any] = {"attempt": command.attempt}
         if loss.kind == "protocol":
             self._fail(command, errors.WorkerProtocolError(loss.cause, **about), now)
             return
@@ -334,7 +335,7 @@ class Road:
 
     def hire(self, worker: Worker, post: int) -> Runner:
         """Put a worker to work at the shard its post belongs to."""
-        runner = Runner(self.shards[post % len(self.shards)], worker, self)
+        runner = Runner(self.shards[post % len(self.shards)], worker, self, post)
         self._runners.append(runner)
         self._lanes += worker.lanes
         return runner
@@ -383,6 +384,7 @@ class Road:
     def reconfigure(self, config: QueueConfig) -> None:
         """Take on other bounds and times; what waits stays."""
         before, self.config = self.config, config
+        self._lines = config.protocol == "lines"
         self.poison.clear()
         if config.shards == before.shards:
             for shard in self.shards:
@@ -394,9 +396,12 @@ class Road:
         self.shards = self._new_shards(config)
         if paused:
             self.pause()
-        for command in waiting:
+        for command in (*waiting, *self._running):
             command.shard = self._shard_for((command.headers or {}).get("jobgate-key", ""))
+        for command in reversed(waiting):
             command.shard.put_back(command)
+        for runner in self._runners:
+            runner.move(self.shards[runner.post % config.shards])
 
     def abandon(self) -> None:
         """The gate has no more time: everything still here ends as `shutting-down`."""
@@ -405,9 +410,7 @@ class Road:
             self._withdraw(command)
             self._fail(command, errors.ShuttingDown("it never ran"), now)
         for command in list(self._running):
-            self._fail(
-                command, errors.ShuttingDown("its worker had it", executed="maybe"), now
-            )
+            self._fail(command, errors.ShuttingDown("its worker had it", executed="maybe"), now)
 
     def when_quiet(self) -> Deferred[None]:
         """Fires when nothing waits and nothing runs; cancel it to stop waiting."""
@@ -489,8 +492,8 @@ class Road:
     def _cancelled(self, command: Command) -> None:
         self._settled(command, self._seconds())
         self.stats.cancelled += 1
-        if self._audit is not None:
-            self._audit.ended(command, None)
+        if self.audit is not None:
+            self.audit.ended(command, None)
 
     def _settled(self, command: Command, now: float) -> None:
         self._running.discard(command)
@@ -509,8 +512,8 @@ class Road:
         """Settle it with a problem."""
         self._settled(command, now)
         self.stats.failed += 1
-        if self._audit is not None:
-            self._audit.ended(command, error)
+        if self.audit is not None:
+            self.audit.ended(command, error)
         if command.stream is None:
             command.reply.errback(Failure(error))
         else:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
+from jobgate.command import RUNNING
+
 if TYPE_CHECKING:
     from jobgate.command import Command, Reply, Worker
     from jobgate.errors import JobgateError
@@ -24,22 +26,26 @@ class Runner:
     """
     Drives one worker.
 
-    A Runner's wait in the queue is its worker's place among the free ones. The next command is handed over before the
-    last reply is passed on, so the worker is never kept waiting for a caller.
+    A Runner's wait in the queue is its worker's place among the free ones. The next
+    command is handed over before the last reply is passed on, so the worker is never
+    kept waiting for a caller.
 
     Args:
         queue: Where commands come from.
         worker: Who runs them.
         road: Who settles them.
+        post: The number of the worker's post; it decides the shard.
     """
 
     _log = Logger()
 
-    def __init__(self, queue: CommandQueue, worker: Worker, road: Road) -> None:
+    def __init__(self, queue: CommandQueue, worker: Worker, road: Road, post: int) -> None:
         self.queue = queue
         self.worker = worker
+        self.post = post
         self._road = road
         self._get = self._got
+        self._started = road.running_add
         self._waiting = False
         self._stopped = False
 
@@ -49,6 +55,13 @@ class Runner:
 
     def start(self) -> None:
         """Take as much as the worker has room for, then wait."""
+        self._fill()
+
+    def move(self, queue: CommandQueue) -> None:
+        """Take from another queue from now on."""
+        self.queue.leave(self._get)
+        self._waiting = False
+        self.queue = queue
         self._fill()
 
     def stop(self) -> None:
@@ -61,15 +74,17 @@ class Runner:
 
     def began(self, command: Command, now: float) -> None:
         """The worker has begun to run it."""
-        self._road.began(command, now)
+        command.began = now
+        timeout = self._road.config.timeout
+        if timeout and now + timeout < command.due:
+            self._road.due_earlier(command, now + timeout, now)
 
     def replied(self, command: Command, reply: Reply, now: float) -> None:
         """It ended well."""
-        if self._waiting:
-            if self.worker.idle:
-                self.queue.prefer(self._get)
-        else:
+        if not self._waiting:
             self._fill()
+        elif len(self.queue.waiting) > 1 and self.worker.idle:
+            self.queue.prefer(self._get)
         self._road.succeeded(command, reply, now)
 
     def failed(self, command: Command, error: JobgateError, now: float) -> None:
@@ -112,12 +127,18 @@ class Runner:
             self._fill()
 
     def _run(self, command: Command) -> bool:
-        self._road.starting(command, self.worker)
+        """Hand a command over; whatever happens, it is not lost."""
+        worker = self.worker
+        command.state = RUNNING
+        command.worker = worker
+        command.attempt += 1
+        self._started(command)
         try:
-            if self.worker.send(command):
+            if worker.send(command):
                 return True
         except Exception:  # noqa: BLE001 (whatever it is, the command must not be lost)
-            self._log.failure("{worker!r} could not be handed a command", worker=self.worker)
-            self._stopped = True
-        self._road.not_started(command)
+            self._log.failure("{worker!r} could not be handed a command", worker=worker)
+            worker.overran("the gate failed to write to it")
+        if command.worker is worker:
+            self._road.not_started(command)
         return False

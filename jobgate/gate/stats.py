@@ -8,30 +8,33 @@ succeeded + failed + shed + cancelled + waiting + running.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from typing import Final
 
 __all__ = ["BOUNDS", "Histogram", "QueueStats"]
 
-BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-"""Upper bounds of the histograms, in seconds."""
+_STEP: Final = 4096
+"""Parts of a second: durations are counted by the power of two of these they stay under."""
+BOUNDS: Final = tuple(2**power / _STEP for power in range(22))
+"""Upper bounds of the histograms in seconds, from a quarter of a millisecond to eight minutes."""
+_LAST: Final = len(BOUNDS)
 _WEIGHT: Final = 0.05
 """What one more measurement counts in the moving average of the service time."""
 
 
 class Histogram:
-    """Durations in seconds, counted by `BOUNDS`."""
+    """
+    Durations in seconds.
+
+    Attributes:
+        counts: How many there were under each of `BOUNDS`, and over the last.
+        total: Their sum.
+    """
 
     __slots__ = ("counts", "total")
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS) + 1)
         self.total = 0.0
-
-    def add(self, seconds: float) -> None:
-        """Count one duration."""
-        self.counts[bisect_left(BOUNDS, seconds)] += 1
-        self.total += seconds
 
 
 class QueueStats:
@@ -67,8 +70,10 @@ class QueueStats:
 
     def measure(self, waited: float, ran: float) -> None:
         """Take in one command that ran to its end."""
-        self.waited.add(waited)
-        self.ran.add(ran)
+        for histogram, seconds in ((self.waited, waited), (self.ran, ran)):
+            power = int(seconds * _STEP).bit_length()
+            histogram.counts[min(_LAST, power)] += 1
+            histogram.total += seconds
         if self.service_time:
             self.service_time += _WEIGHT * (ran - self.service_time)
         else:

@@ -9,7 +9,6 @@ command: that is its `Taker`.
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -77,21 +76,14 @@ class Transport(Protocol):
     def broken(self, why: str) -> None:
         """The worker broke the protocol: end it."""
 
+    def hold(self, *, on: bool) -> None:
+        """Read nothing (True), or again (False)."""
+
     def aside(self, text: bytes) -> None:
         """The worker said something that is no message: log it."""
 
-    def settled(self) -> None:
+    def settled(self, now: float) -> None:
         """The worker has one command less in hand."""
-
-
-class _InHand:
-    """A command in a worker's hands."""
-
-    __slots__ = ("command", "offered")
-
-    def __init__(self, command: Command, offered: int) -> None:
-        self.command = command
-        self.offered = offered
 
 
 class Conversation:
@@ -117,7 +109,7 @@ class Conversation:
         self._transport = transport
         self._seconds = seconds
         self.taker: Taker | None = None
-        self.in_hand: OrderedDict[int, _InHand] = OrderedDict()
+        self.in_hand: dict[int, Command] = {}
         self.is_ready = False
         self.closed = False
         self.done = 0
@@ -166,9 +158,9 @@ class Conversation:
         taken: list[tuple[Command, bool]] = []
         self.is_ready = False
         self.closed = True
-        for entry in self.in_hand.values():
-            begun = entry.offered <= written and not (self.ordered and taken)
-            taken.append((entry.command, begun))
+        for command in self.in_hand.values():
+            begun = command.offered <= written and not (self.ordered and taken)
+            taken.append((command, begun))
         self.in_hand.clear()
         return taken
 
@@ -176,26 +168,25 @@ class Conversation:
         """Write a command and remember it."""
         frame_id = self._next_id
         self._next_id = (frame_id + 1) & 0xFFFFFFFF
-        idle = not self.in_hand
-        now = self._seconds()
-        entry = _InHand(command, 0)
-        self.in_hand[frame_id] = entry
+        in_hand = self.in_hand
+        idle = not in_hand
+        in_hand[frame_id] = command
         if (idle or not self.ordered) and self.taker is not None:
-            self.taker.began(command, now)
-        entry.offered = self._transport.write(head, body, idle=idle)
+            self.taker.began(command, self._seconds())
+        command.offered = self._transport.write(head, body, idle=idle)
 
     def _finish(self, frame_id: int, now: float) -> Command | None:
         """The last word on a command has come; the next oldest has begun."""
-        entry = self.in_hand.pop(frame_id, None)
-        if entry is None:
+        in_hand = self.in_hand
+        command = in_hand.pop(frame_id, None)
+        if command is None:
             if self.taker is not None:
                 self.taker.stray()
-            return None
-        if self.ordered and self.in_hand and self.taker is not None:
-            oldest = next(iter(self.in_hand.values())).command
+        elif in_hand and self.ordered and self.taker is not None:
+            oldest = next(iter(in_hand.values()))
             if not oldest.began:
                 self.taker.began(oldest, now)
-        return entry.command
+        return command
 
 
 class _Hello(msgspec.Struct):
@@ -248,7 +239,7 @@ def _status(said: int | None, default: int) -> int:
     """
     if said is None:
         return default
-    if not 200 <= said <= 599:  # noqa: PLR2004 (the contract's bounds)
+    if not 200 <= said <= 599:
         message = f"status {said}, where 200 to 599 is wanted"
         raise WireError(message)
     return said
@@ -284,9 +275,7 @@ class FramesConversation(Conversation):
             rest = self._meta_rest(command)
         meta = f'{{"id":"{command.id}","attempt":{command.attempt}{rest}'.encode()
         length = 12 + len(meta) + len(body)
-        self._give(
-            command, _pack(length, 1, COMMAND, 0, self._next_id, len(meta)) + meta, body
-        )
+        self._give(command, _pack(length, 1, COMMAND, 0, self._next_id, len(meta)) + meta, body)
         return True
 
     def _meta_rest(self, command: Command) -> str:
@@ -312,19 +301,14 @@ class FramesConversation(Conversation):
     def filled(self, count: int) -> None:
         """The long frame has grown."""
         for frame in self._decoder.filled(count):
-            if not self.closed:
-                self._frame(frame)
+            self._frame(frame)
 
     def receive(self, data: bytes) -> None:
-        """Take in what the worker wrote."""
-        if self.closed:
-            return
-        if not self.is_ready:
+        """Take in what the worker wrote; after it is lost, nothing."""
+        if not self.is_ready and not self.closed:
             text, data = self._text_before_hello(data)
             if text:
                 self._transport.aside(text)
-            if not data:
-                return
         decoder = self._decoder
         for frame in decoder.feed(data):
             if not self.closed:
@@ -387,10 +371,7 @@ class FramesConversation(Conversation):
         self._transport.ready()
 
     def _read(self, meta: bytes) -> tuple[str, int]:
-        """Content type and status of a REPLY or CHUNK; workers repeat themselves, so it is kept."""
-        known = self._said.get(meta)
-        if known is not None:
-            return known
+        """Content type and status of a REPLY or CHUNK, kept: workers repeat themselves."""
         said = _read_said(meta)
         kind = _OCTETS if said.content_type is None else said.content_type
         if _CONTROL.search(kind) or not kind.isascii():
@@ -402,33 +383,37 @@ class FramesConversation(Conversation):
         return known
 
     def _reply(self, frame_id: int, meta: bytes, body: bytes | bytearray) -> None:
-        content_type, status = self._read(meta)
+        content_type, status = self._said.get(meta) or self._read(meta)
         now = self._seconds()
         command = self._finish(frame_id, now)
-        if command is None:
+        if command is None or self.taker is None:
             return
         self.done += 1
-        if self.taker is not None:
-            if command.stream is not None and command.state is not DONE:
-                command.stream.chunk(body)
-                body = b""
-            self.taker.replied(command, Reply(body, content_type, status), now)
-        self._transport.settled()
+        if command.stream is not None and command.state is not DONE:
+            command.stream.chunk(body)
+            body = b""
+        self.taker.replied(command, Reply(body, content_type, status), now)
+        self._transport.settled(now)
 
     def _chunk(self, frame_id: int, meta: bytes, body: bytes | bytearray) -> None:
-        entry = self.in_hand.get(frame_id)
-        if entry is None or self.taker is None:
+        command = self.in_hand.get(frame_id)
+        if command is None:
             if self.taker is not None:
                 self.taker.stray()
             return
-        command = entry.command
-        if command.state is DONE:
+        if command.state is DONE or self.taker is None:
             return
         if command.stream is None:
-            content_type, status = self._read(meta)
-            command.stream = ReplyStream()
+            content_type, status = self._said.get(meta) or self._read(meta)
+            command.stream = ReplyStream(self._hold)
             self.taker.streaming(command, Reply(b"", content_type, status, command.stream))
         command.stream.chunk(body)
+
+    def _hold(self, *, on: bool) -> bool:
+        if on and len(self.in_hand) > 1:
+            return False
+        self._transport.hold(on=on)
+        return True
 
     def _fail(self, frame_id: int, meta: bytes) -> None:
         said = _read_failed(meta or b"{}")
@@ -442,13 +427,14 @@ class FramesConversation(Conversation):
         self.done += 1
         if self.taker is not None:
             self.taker.failed(command, error, now)
-        self._transport.settled()
+        self._transport.settled(now)
 
     def _decline(self, frame_id: int) -> None:
-        command = self._finish(frame_id, self._seconds())
+        now = self._seconds()
+        command = self._finish(frame_id, now)
         if command is not None and self.taker is not None:
             self.taker.declined(command)
-            self._transport.settled()
+            self._transport.settled(now)
 
     def _progress(self, frame_id: int, meta: bytes) -> None:
         _read_progress(meta or b"{}")
@@ -457,8 +443,8 @@ class FramesConversation(Conversation):
 
     def cancel(self, command: Command) -> None:
         """Send CANCEL; the worker's one last word on it will be dropped."""
-        for frame_id, entry in self.in_hand.items():
-            if entry.command is command:
+        for frame_id, held in self.in_hand.items():
+            if held is command:
                 self._transport.write(frames.encode(frames.CANCEL, frame_id), b"", idle=True)
                 return
 
@@ -561,7 +547,7 @@ class LinesConversation(Conversation):
         if extra:
             self._left_over(extra)
         else:
-            self._transport.settled()
+            self._transport.settled(now)
 
     def _left_over(self, data: bytes) -> None:
         self.is_ready = False

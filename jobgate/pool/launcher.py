@@ -16,7 +16,7 @@ _STATUS = 3
 _PR_SET_PDEATHSIG = 1
 
 
-def _die_with_parent(parent):
+def _die_with_parent(parent: int) -> None:
     """Ask the kernel to kill us when the gate dies (Linux prctl(2)); elsewhere EOF must do."""
     try:
         import ctypes
@@ -28,14 +28,14 @@ def _die_with_parent(parent):
         os._exit(1)
 
 
-def main(cwd, parent, *command):
+def main(cwd: str, parent: str, *command: str) -> None:
     """Become the command."""
     fcntl.fcntl(_STATUS, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
     try:
         os.setsid()
         _die_with_parent(int(parent))
         os.chdir(cwd)
-        os.execvp(command[0], command)
+        os.execvp(command[0], command)  # noqa: S606 (becoming it is the point)
     except OSError as error:
         what = cwd if error.filename == cwd else command[0]
         os.write(_STATUS, f"cannot start {what!r}: {error.strerror}".encode())

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
@@ -24,6 +25,8 @@ __all__ = ["ChildStdin", "ChildStdout", "Receiver"]
 _PIPE_SIZE = 1024 * 1024
 _SMALL_READ = 64 * 1024
 _LARGE_READ = 256 * 1024
+_READS_AT_MOST = 64
+"""Reads of what a dead child has left: a grandchild may write for ever."""
 _JOIN_BELOW = 64 * 1024
 """Bytes up to which copying head and body together is cheaper than a vector of two."""
 
@@ -50,6 +53,19 @@ def _enlarge(fd: int) -> None:
             return
 
 
+def read_rest(pipe: Any) -> None:  # noqa: ANN401 (Twisted has no type for it)
+    """Have a `ProcessReader` read what a dead child has left, up to a bound."""
+    for _ in range(_READS_AT_MOST):
+        if pipe.doRead() is not None or not _readable(pipe.fileno()):
+            return
+
+
+def _readable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 class ChildStdout:
     """
     Reads a child's stdout in place of Twisted's `ProcessReader.doRead`.
@@ -60,6 +76,7 @@ class ChildStdout:
     """
 
     def __init__(self, pipe: Any, receiver: Receiver) -> None:  # noqa: ANN401 (Twisted has no type for it)
+        self._pipe = pipe
         self._fd = pipe.fileno()
         self._receiver = receiver
         self._size = _SMALL_READ
@@ -97,8 +114,10 @@ class ChildStdout:
         return None
 
     def read_rest(self) -> None:
-        """Read everything that is in the pipe now: the child has exited, or is about to be judged."""
-        while not self._closed:
+        """Read what is in the pipe now: the child has exited, or is about to be judged."""
+        for _ in range(_READS_AT_MOST):
+            if self._closed:
+                return
             try:
                 data = os.read(self._fd, _LARGE_READ)
             except OSError:
@@ -106,6 +125,15 @@ class ChildStdout:
             if not data:
                 return
             self._receiver.receive(data)
+
+    def hold(self, *, on: bool) -> None:
+        """Read nothing (True), or again (False)."""
+        if self._closed:
+            return
+        if on:
+            self._pipe.stopReading()
+        else:
+            self._pipe.startReading()
 
     def close(self) -> None:
         """Read no more; the descriptor is Twisted's to close."""
@@ -137,24 +165,26 @@ class ChildStdin:
     def written(self) -> int:
         """Bytes that the child may have seen: what is not here any more."""
         pipe = self._pipe
-        left = len(pipe.dataBuffer) - pipe.offset + pipe._tempDataLen  # noqa: SLF001 (no public way)
+        left: int = len(pipe.dataBuffer) - pipe.offset + pipe._tempDataLen  # noqa: SLF001 (no public way)
         return self.offered - left - sum(map(len, self._gathered))
 
-    def write(self, head: bytes, body: bytes, *, idle: bool) -> None:
-        """Send `head` and `body`; `idle` says that the child waits for them."""
-        self.offered += len(head) + len(body)
-        if self._closed:
-            return
-        if len(body) < _JOIN_BELOW:
-            pieces = [head + body]
-        else:
-            pieces = [head, body]
-        if idle and not self._gathered:
-            self._now(pieces)
-            return
-        if not self._gathered:
-            self._clock.callLater(0, self._flush)
-        self._gathered += pieces
+    def write(self, head: bytes, body: bytes, *, idle: bool) -> int:
+        """
+        Send `head` and `body`; `idle` says that the child waits for them.
+
+        Returns:
+            How many bytes have been offered in all, these included.
+        """
+        self.offered = offered = self.offered + len(head) + len(body)
+        if not self._closed:
+            pieces = [head + body] if len(body) < _JOIN_BELOW else [head, body]
+            if idle and not self._gathered:
+                self._now(pieces)
+            else:
+                if not self._gathered:
+                    self._clock.callLater(0, self._flush)
+                self._gathered += pieces
+        return offered
 
     def close(self) -> None:
         """End the child's input once everything is written."""
@@ -178,12 +208,15 @@ class ChildStdin:
             pipe.writeSequence(pieces)
             return
         try:
-            count = os.writev(self._fd, pieces) if len(pieces) > 1 else os.write(self._fd, pieces[0])
+            count = (
+                os.writev(self._fd, pieces) if len(pieces) > 1 else os.write(self._fd, pieces[0])
+            )
         except OSError as error:
             # A child that closed its stdin: its death, or Twisted's own notice of the
-            # closed pipe, follows and settles what it had.
+            # closed pipe, follows and settles what it had. These bytes stay unwritten.
             if error.errno != errno.EAGAIN:
-                self.offered_lost(pieces)
+                self._closed = True
+                self._gathered = pieces
                 return
             count = 0
         for piece in pieces:
@@ -192,8 +225,3 @@ class ChildStdin:
                 continue
             pipe.write(piece[count:])
             count = 0
-
-    def offered_lost(self, pieces: list[bytes]) -> None:
-        """What could not be written at all stays unwritten: keep it so `written` is true."""
-        self._closed = True
-        self._gathered = pieces

@@ -27,7 +27,7 @@ from jobgate.pool.conversation import (
     Taker,
 )
 from jobgate.pool.lifecycle import Event, State, after
-from jobgate.pool.pipes import ChildStdin, ChildStdout
+from jobgate.pool.pipes import ChildStdin, ChildStdout, read_rest
 from jobgate.pool.report import Output, Report
 
 if TYPE_CHECKING:
@@ -147,7 +147,12 @@ class WorkerProcess(ProcessProtocol):
     _log = Logger()
 
     def __init__(
-        self, name: str, queue: str, config: WorkerConfig, reactor: Any, owner: Owner  # noqa: ANN401 (IReactorTime and IReactorProcess: no type can say both)
+        self,
+        name: str,
+        queue: str,
+        config: WorkerConfig,
+        reactor: Any,  # noqa: ANN401 (IReactorTime and -Process)
+        owner: Owner,
     ) -> None:
         self.name = name
         self.queue = queue
@@ -191,9 +196,10 @@ class WorkerProcess(ProcessProtocol):
     @property
     def room(self) -> int:
         """How many more commands it can be handed now."""
-        if self.state is not State.READY or not self.conversation.is_ready:
-            return 0
-        return self.conversation.capacity - len(self.conversation.in_hand)
+        conversation = self.conversation
+        if self.state is State.READY and conversation.is_ready:
+            return conversation.capacity - len(conversation.in_hand)
+        return 0
 
     @property
     def idle(self) -> bool:
@@ -275,8 +281,7 @@ class WorkerProcess(ProcessProtocol):
         """Send bytes to the child; returns how many have been offered in all."""
         if self._stdin is None:
             return 0
-        self._stdin.write(head, body, idle=idle)
-        return self._stdin.offered
+        return self._stdin.write(head, body, idle=idle)
 
     def written(self) -> int:
         """How many of the offered bytes the child may have seen."""
@@ -301,13 +306,18 @@ class WorkerProcess(ProcessProtocol):
         self._log.warn("{worker} broke the protocol: {why}", worker=self.name, why=why)
         self.stop_by_force(Loss("protocol", why))
 
+    def hold(self, *, on: bool) -> None:
+        """Read nothing from its stdout (True), or again (False)."""
+        if self._stdout is not None:
+            self._stdout.hold(on=on)
+
     def aside(self, text: bytes) -> None:
         """It said something that is no message."""
         self._output.take(text)
 
-    def settled(self) -> None:
+    def settled(self, now: float) -> None:
         """It has one command less in hand."""
-        self.last_reply = self._reactor.seconds()
+        self.last_reply = now
         if self.state is State.DRAINING:
             self._end_if_drained()
 
@@ -350,6 +360,10 @@ class WorkerProcess(ProcessProtocol):
         if self._stdout is not None:
             self._stdout.read_rest()
             self._stdout.close()
+        transport: Any = self.transport
+        for fd in (_STATUS, _STDERR):
+            if fd in transport.pipes:
+                read_rest(transport.pipes[fd])
         self._cancel_timer()
         self._signal(signal.SIGKILL)
         value = reason.value
@@ -376,7 +390,7 @@ class WorkerProcess(ProcessProtocol):
 
     def _running(self) -> str:
         in_hand = self.conversation.in_hand
-        return next(iter(in_hand.values())).command.id if in_hand else ""
+        return next(iter(in_hand.values())).id if in_hand else ""
 
     def _leave(self, event: Event) -> None:
         """Go to a state in which it takes no commands, and say so once."""

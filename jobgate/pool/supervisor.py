@@ -76,6 +76,9 @@ class Post:
         self.report: Report | None = None
         self.restart: IDelayedCall | None = None
 
+    def __repr__(self) -> str:
+        return f"<Post {self.name} restarts={self.restarts} {self.everyone}>"
+
     @property
     def everyone(self) -> list[WorkerProcess]:
         """All processes of this post."""
@@ -272,6 +275,11 @@ class Supervisor:
 
     def _fill(self, post: Post, wait: float) -> None:
         """Start a worker at an empty post; in the next turn at the earliest, never nested."""
+        if self._backoff.looping and any(
+            other.restart is not None or other.worker is not None for other in self.posts
+        ):
+            # In a crash loop one worker is tried at a time; the others follow if it lives.
+            return
         if post.worker is None and post.restart is None and post.number < self._size:
             post.restart = self._reactor.callLater(wait, self._start, post)
 
@@ -333,7 +341,10 @@ class Supervisor:
     def _passed(self, worker: WorkerProcess) -> None:
         """A second after HELLO and still alive: whatever was wrong is over."""
         if worker.state is State.READY:
+            was_looping = self._backoff.looping
             self._backoff.lived()
+            if was_looping:
+                self._fill_all()
 
     def _first_known(self) -> None:
         """The first worker is ready, or has failed to be."""

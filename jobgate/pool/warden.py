@@ -14,9 +14,9 @@ import signal
 import sys
 
 
-def watch(pipe):
+def watch(pipe: int) -> None:
     """Follow what the gate says until it is gone, then kill what is left."""
-    groups = set()
+    groups: set[int] = set()
     with os.fdopen(pipe, "rb", buffering=0) as lines:
         rest = b""
         while data := lines.read(65536):

@@ -75,10 +75,14 @@ class Access:
 
     Args:
         config: Tokens, and whether the operator insists on none.
+
+    Attributes:
+        has_tokens: Without any, the verdict on a head is always the same.
     """
 
     def __init__(self, config: GateConfig) -> None:
         self._tokens = {token.sha256: Token(token) for token in config.tokens}
+        self.has_tokens = bool(self._tokens)
         self._insecure = config.gate.insecure
         self._by_header: dict[bytes, Token] = {}
         self._hosts: dict[bytes, bool] = {}
@@ -101,13 +105,13 @@ class Access:
             if local or self._insecure:
                 return None
             return self._foreign(exchange)
-        header = exchange.headers.get(b"authorization", b"")
+        head = exchange.head
+        header = head.headers.get(b"authorization", b"")
         token = self._by_header.get(header) or self._look_up(header)
         exchange.token = token
-        path = exchange.path
-        if path in _OPEN or path.startswith(_OPEN_UNDER):
-            return None
         if token is None:
+            if head.path in _OPEN or head.path.startswith(_OPEN_UNDER):
+                return None
             return Unauthorized("send a known token as Authorization: Bearer")
         try:
             token.spend(seconds())
@@ -138,7 +142,7 @@ class Access:
 
     def _foreign(self, exchange: Exchange) -> JobgateError | None:
         """Without tokens, a web page must not reach the gate (DNS rebinding, cross-site posts)."""
-        headers = exchange.headers
+        headers = exchange.head.headers
         host = headers.get(b"host", b"")
         known = self._hosts.get(host)
         if known is None:
@@ -154,7 +158,9 @@ class Access:
             return None
         site = headers.get(b"sec-fetch-site")
         if site is not None and site not in (b"same-origin", b"none"):
-            return Forbidden(f"Sec-Fetch-Site: found {site.decode('latin-1')!r}: a foreign web page")
+            return Forbidden(
+                f"Sec-Fetch-Site: found {site.decode('latin-1')!r}: a foreign web page"
+            )
         origin = headers.get(b"origin")
         if origin is not None and not _same_origin(origin, host):
             return Forbidden(f"Origin: found {origin.decode('latin-1')!r}: a foreign web page")
@@ -170,7 +176,7 @@ def _hostname(host: bytes) -> str:
 
 def _is_loopback_name(name: str) -> bool:
     parts = name.split(".")
-    is_v4 = len(parts) == 4 and all(part.isdecimal() for part in parts) and parts[0] == "127"  # noqa: PLR2004 (an IPv4 address has four)
+    is_v4 = len(parts) == 4 and all(part.isdecimal() for part in parts) and parts[0] == "127"
     return name in ("localhost", "::1") or name.endswith(".localhost") or is_v4
 
 

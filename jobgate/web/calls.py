@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from jobgate.command import Command, Reply
     from jobgate.gate import Gate
+    from jobgate.gate.road import Road
     from jobgate.web.access import Access
     from jobgate.web.exchange import Exchange
 
@@ -57,7 +58,7 @@ class Calls:
             queue: The queue's name.
             answer: Takes the response, now or later.
         """
-        headers = exchange.headers
+        headers = exchange.head.headers
         kind = headers.get(b"content-type")
         command = None
         fields = ""
@@ -69,10 +70,11 @@ class Calls:
             )
             if exchange.token is not None:
                 command.caller = exchange.token.name
+            road = self._gate.dispatcher[queue]
             if CALL_FIELDS.isdisjoint(headers):
-                self._gate.submit(command)
+                road.submit(command)
             else:
-                fields = self._submit(command, headers)
+                fields = self._submit(road, command, headers)
         except errors.JobgateError as error:
             answer(self._problem(error, command))
             return
@@ -85,7 +87,7 @@ class Calls:
             errbackArgs=(command, answer),
         )
 
-    def _submit(self, command: Command, headers: dict[bytes, bytes]) -> str:
+    def _submit(self, road: Road, command: Command, headers: dict[bytes, bytes]) -> str:
         """Submit with what the headers ask for; returns header lines that say so."""
         said = ""
         handed_on: dict[str, str] = {}
@@ -113,7 +115,7 @@ class Calls:
         if timeouts:
             command.deadline = command.due = command.accepted + min(timeouts)
         command.headers = handed_on or None
-        self._gate.submit(command, key=key, no_queue=no_queue)
+        road.submit(command, key=key, no_queue=no_queue)
         return said
 
     def _replied(
@@ -139,7 +141,7 @@ class Calls:
         if reply.stream is not None:
             response.stream = reply.stream
             exchange.on_lost = command.leave
-            if b"text/event-stream" in exchange.headers.get(b"accept", b""):
+            if b"text/event-stream" in exchange.head.headers.get(b"accept", b""):
                 response.events = True
                 response.content_type = "text/event-stream"
                 response.fields += "Cache-Control: no-store\r\n"

@@ -5,11 +5,15 @@ Server-sent events (HTML Living Standard, section 9.2).
 from __future__ import annotations
 
 from base64 import b64encode
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from jobgate.errors import InternalError, JobgateError
 from jobgate.web.problems import problem
+
+if TYPE_CHECKING:
+    from twisted.python.failure import Failure
 
 __all__ = ["as_event", "error_event"]
 
@@ -31,8 +35,9 @@ def as_event(data: bytes | bytearray, event: str = "") -> bytes:
     return (head + "".join(f"data: {line}\n" for line in text.split("\n")) + "\n").encode()
 
 
-def error_event(error: BaseException) -> bytes:
+def error_event(failure: Failure) -> bytes:
     """A failure after the first part, as event `error` with the problem document."""
+    error = failure.value
     if not isinstance(error, JobgateError):
         error = InternalError("the gate's log has the details")
     document = msgspec.json.format(problem(error).body, indent=-1)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jobgate.errors import JobgateError
     from jobgate.web.access import Token
 
-__all__ = ["Exchange", "Response", "json_response", "phrase"]
+__all__ = ["NO_HEAD", "Exchange", "Head", "Response", "json_response", "phrase"]
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _PHRASES[413] = "Content Too Large"
@@ -75,49 +75,76 @@ class Connection(Protocol):
         """Send the response to this exchange."""
 
 
-class Exchange:
+class Head:
     """
-    One request on a connection.
+    The head of a request, as it has been parsed and found well-formed.
+
+    Callers repeat their heads, so one object may serve many requests: it is never
+    changed once it is made.
 
     Attributes:
-        connection: Takes the one Response.
         method: As sent.
         target: Path and query as sent, without scheme and host.
         headers: Lower-case name to value; repeated ones joined with a comma.
-        body: All of it, once it has arrived.
         http10: The caller speaks HTTP/1.0.
         keep_alive: The caller wants to go on using the connection.
-        token: Who it is, as far as tokens are in use.
-        refusal: Why it is answered before anything is done with it.
-        chunks: What of the body has arrived.
-        size: How much that is, in bytes.
-        reserved: Bytes of the ledger that are taken for it.
-        on_lost: Called if the caller leaves before the answer is complete.
+        length: `Content-Length`, 0 without one.
     """
 
-    method = b""
-    target = b""
-    headers: dict[bytes, bytes] = {}  # noqa: RUF012 (replaced, never changed)
-    body = b""
-    http10 = False
-    keep_alive = True
-    token: Token | None = None
-    refusal: JobgateError | None = None
-    size = 0
-    reserved = 0
-    on_lost: Callable[[], None] | None = None
+    __slots__ = ("headers", "http10", "keep_alive", "length", "method", "target")
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.chunks: list[bytes] = []
-
-    def __repr__(self) -> str:
-        return f"<Exchange {self.method!r} {self.target!r}>"
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: dict[bytes, bytes],
+        *,
+        http10: bool = False,
+        keep_alive: bool = True,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.http10 = http10
+        self.keep_alive = keep_alive
+        self.length = int(headers.get(b"content-length", 0))
 
     @property
     def path(self) -> bytes:
         """The target without its query, as sent."""
         return self.target.partition(b"?")[0]
+
+
+NO_HEAD = Head(b"", b"/", {}, keep_alive=False)
+"""The head of a request that never got so far."""
+
+
+class Exchange:
+    """
+    One request on a connection, and the response to it.
+
+    Attributes:
+        connection: Takes the one Response.
+        head: The request's head.
+        body: All of its body, once it has arrived.
+        token: Who sent it, as far as tokens are in use.
+        keep_alive: Whether the connection can be used again after it.
+        refusal: Why it is answered before anything is done with it.
+        on_lost: Called if the caller leaves before the answer is complete.
+    """
+
+    token: Token | None = None
+    refusal: JobgateError | None = None
+    on_lost: Callable[[], None] | None = None
+
+    def __init__(self, connection: Connection, head: Head, body: bytes = b"") -> None:
+        self.connection = connection
+        self.head = head
+        self.body = body
+        self.keep_alive = head.keep_alive
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.head.method!r} {self.head.target!r}>"
 
     def answer(self, response: Response) -> None:
         """Send the response; only the first counts."""

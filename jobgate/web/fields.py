@@ -12,7 +12,16 @@ from typing import NamedTuple
 
 from jobgate.errors import BadRequest
 
-__all__ = ["CALL_FIELDS", "Preferences", "boolean", "key", "preferences", "priority", "seconds", "traceparent"]
+__all__ = [
+    "CALL_FIELDS",
+    "Preferences",
+    "boolean",
+    "key",
+    "preferences",
+    "priority",
+    "seconds",
+    "traceparent",
+]
 
 CALL_FIELDS = frozenset(
     {
@@ -28,7 +37,9 @@ CALL_FIELDS = frozenset(
 
 _URGENCY = re.compile(rb"(?:^|,)\s*u\s*=\s*(-?\d+)\s*(?:,|;|\Z)")
 _URGENCY_NAMED = re.compile(rb"(?:^|,)\s*u\s*(?:=|,|;|\Z)")
-_PREFERENCE = re.compile(r"\s*([A-Za-z0-9!#$%&'*+.^_`|~-]+)\s*(?:=\s*(\"[^\"]*\"|[^;,\s]*))?\s*(;.*)?\Z")
+_PREFERENCE = re.compile(
+    r"\s*([A-Za-z0-9!#$%&'*+.^_`|~-]+)\s*(?:=\s*(\"[^\"]*\"|[^;,\s]*))?\s*(;.*)?\Z"
+)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?\Z")
 _LONGEST_KEY = 256
 
@@ -89,7 +100,7 @@ def priority(value: bytes) -> int:
     if match is None and _URGENCY_NAMED.search(value) is None:
         return 3
     urgency = int(match[1]) if match else -1
-    if not 0 <= urgency <= 7:  # noqa: PLR2004 (the RFC's bounds)
+    if not 0 <= urgency <= 7:
         message = f"Priority: found {_shown(value)}, wanted u=0 to u=7"
         raise BadRequest(message)
     return urgency
@@ -128,7 +139,8 @@ def key(value: bytes) -> str:
     """
     text = value.decode("latin-1")
     if not text or len(text) > _LONGEST_KEY or not text.isascii() or not text.isprintable():
-        message = f"Jobgate-Key: found {_shown(value)}, wanted 1 to {_LONGEST_KEY} visible ASCII characters"
+        wanted = f"1 to {_LONGEST_KEY} visible ASCII characters"
+        message = f"Jobgate-Key: found {_shown(value)}, wanted {wanted}"
         raise BadRequest(message)
     return text
 
@@ -141,4 +153,4 @@ def traceparent(value: bytes) -> str | None:
 
 def _shown(value: bytes) -> str:
     text = value.decode("latin-1")
-    return repr(text if len(text) <= 80 else text[:80] + "…")  # noqa: PLR2004 (enough to recognise it)
+    return repr(text if len(text) <= 80 else text[:80] + "…")

@@ -114,7 +114,7 @@ class HTTPHandler:
     def metrics(self, exchange: Exchange) -> _Answer:
         """Everything that is counted, for Prometheus."""
         self._access.need(exchange, "metrics")
-        return self._metrics.render(exchange.headers.get(b"accept", b"").decode("latin-1"))
+        return self._metrics.render(exchange.head.headers.get(b"accept", b"").decode("latin-1"))
 
     @app.route("/openapi.json", methods=["GET"])
     @_route
@@ -171,7 +171,7 @@ class HTTPHandler:
     @app.route("/queues/<queue>/reload", methods=["POST"])
     @_route
     def reload(self, exchange: Exchange, queue: str) -> _Answer:
-        """Replace all workers of this queue, each new one before its old one, and forget its poison."""
+        """Replace all workers, each new one before its old one, and forget the poison."""
         self._access.need(exchange, "admin")
         road = self._gate.dispatcher[queue]
         road.poison.clear()
@@ -198,7 +198,7 @@ class HTTPHandler:
     @app.route("/workers/<name>/report", methods=["GET"])
     @_route
     def report(self, exchange: Exchange, name: str) -> _Answer:
-        """How the last worker of this name died: status or signal, last output, what it was running."""
+        """How the last worker of this name died: status or signal, output, what it was running."""
         self._access.need(exchange, "admin")
         _, post = self._gate.post(name)
         if post.report is None:
@@ -222,7 +222,7 @@ class HTTPHandler:
         if isinstance(error, MethodNotAllowed):
             return problem(errors.MethodNotAllowed(", ".join(sorted(error.valid_methods or ()))))
         if isinstance(error, NoRoute):
-            return problem(errors.NotFound(f"no route {exchange.path.decode('latin-1')}"))
+            return problem(errors.NotFound(f"no route {exchange.head.path.decode('latin-1')}"))
         return problem(errors.BadRequest(str(failure.value)))
 
     @app.handle_errors(Exception)

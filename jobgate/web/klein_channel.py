@@ -102,17 +102,18 @@ def serve_by_klein(exchange: Exchange, site: Site) -> None:
         BadRequest: The path is not UTF-8 behind its percent signs.
     """
     try:
-        unquote_to_bytes(exchange.path).decode()
+        unquote_to_bytes(exchange.head.path).decode()
     except UnicodeDecodeError:
         message = "path: wanted UTF-8, percent-encoded (RFC 3987)"
         raise BadRequest(message) from None
     request = KleinRequest(_Channel(site), parsePOSTFormSubmission=False)
     request.exchange = exchange
-    for name, value in exchange.headers.items():
+    head = exchange.head
+    for name, value in head.headers.items():
         request.requestHeaders.addRawHeader(name, value)
     request.content = BytesIO()
-    version = b"HTTP/1.0" if exchange.http10 else b"HTTP/1.1"
-    request.requestReceived(exchange.method, exchange.target, version)
+    version = b"HTTP/1.0" if head.http10 else b"HTTP/1.1"
+    request.requestReceived(head.method, head.target, version)
     leave = exchange.on_lost
 
     def lost() -> None:

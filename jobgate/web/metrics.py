@@ -77,7 +77,9 @@ class Metrics(Collector):
         running = GaugeMetricFamily(
             "jobgate_commands_running", "Commands with a worker", labels=["queue"]
         )
-        size = GaugeMetricFamily("jobgate_queue_bytes", "Bodies that wait, in bytes", labels=["queue"])
+        size = GaugeMetricFamily(
+            "jobgate_queue_bytes", "Bodies that wait, in bytes", labels=["queue"]
+        )
         workers = GaugeMetricFamily(
             "jobgate_workers", "Workers by state", labels=["queue", "state"]
         )

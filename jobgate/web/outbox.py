@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.interfaces import IPullProducer
+from twisted.internet.interfaces import IPullProducer, ISSLTransport
 from zope.interface import implementer
 
 if TYPE_CHECKING:
@@ -65,14 +65,14 @@ class Outbox:
         self._transport = transport
         self._ledger = ledger
         self._seconds = seconds
-        # TLS has to encrypt first: it has no socket of its own to send on.
-        self._socket = transport.socket if hasattr(transport, "writeSomeData") else None
+        # TLS must encrypt first; it passes on questions to the transport below, socket included.
+        self._socket = None if ISSLTransport.providedBy(transport) else transport.socket
         self._pieces: deque[memoryview] = deque()
         self.unsent = 0
         self.moved_at = 0.0
         self.on_empty: Callable[[], None] | None = None
 
-    def send(self, head: bytes, body: bytes | bytearray = b"") -> None:
+    def send(self, head: bytes | bytearray, body: bytes | bytearray = b"") -> None:
         """Send these, after whatever waits."""
         if body and len(body) < _JOIN_BELOW:
             head, body = head + body, b""
@@ -87,7 +87,7 @@ class Outbox:
             if body:
                 self._keep(memoryview(body)[taken - size :])
             self.moved_at = self._seconds()
-            self._transport.registerProducer(self, False)
+            self._transport.registerProducer(self, streaming=False)
             return
         self._keep(memoryview(head))
         if body:
@@ -119,7 +119,7 @@ class Outbox:
         self._pieces.clear()
         self._count(-self.unsent)
 
-    def _now(self, head: bytes, body: bytes | bytearray) -> int:
+    def _now(self, head: bytes | bytearray, body: bytes | bytearray) -> int:
         """Give the kernel what it takes at once."""
         transport = self._transport
         # What the transport still holds must go first (the private names have no public twin).
@@ -128,12 +128,13 @@ class Outbox:
         if not transport.connected or transport.disconnecting:
             return len(head) + len(body)
         try:
-            return self._socket.sendmsg([head, body]) if body else self._socket.send(head)
+            sent = self._socket.sendmsg([head, body]) if body else self._socket.send(head)
         except BlockingIOError:
             return 0
         except OSError:
             # Gone: Twisted finds out by reading, and tells everyone in good order.
             return len(head) + len(body)
+        return int(sent)
 
     def _keep(self, piece: memoryview) -> None:
         if piece:

@@ -5,11 +5,13 @@ Errors as problem documents (RFC 9457): the one place that knows status codes.
 from __future__ import annotations
 
 from math import ceil
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from jobgate import errors
-from jobgate.errors import JobgateError
 from jobgate.web.exchange import Response, json_response
+
+if TYPE_CHECKING:
+    from jobgate.errors import JobgateError
 
 __all__ = ["PROBLEMS", "Problem", "page", "problem"]
 
@@ -54,7 +56,9 @@ _KINDS: Final = (
     ),
     Problem(502, errors.PoisonCommand, "Do not send this body again before its worker is mended."),
     Problem(502, errors.WorkerProtocolError, "Mend the worker; its report has the details."),
-    Problem(503, errors.QueueFull, "Wait for `Retry-After` seconds, which is when it will be drained."),
+    Problem(
+        503, errors.QueueFull, "Wait for `Retry-After` seconds, which is when it will be drained."
+    ),
     Problem(503, errors.WouldMissDeadline, "Give it more time, or come back later."),
     Problem(503, errors.GateFull, "Wait for `Retry-After` seconds, or ask another gate."),
     Problem(503, errors.NoWorker, "`GET /readyz` tells why; the gate keeps trying."),

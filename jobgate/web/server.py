@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred, DeferredList, TimeoutError, fail, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, fail, maybeDeferred
+from twisted.internet.defer import TimeoutError as TooLate
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from jobgate.config import GateConfig
     from jobgate.gate import Gate
-    from jobgate.web.exchange import Exchange
+    from jobgate.web.exchange import Exchange, Head
 
 __all__ = ["HTTPServer"]
 
@@ -58,6 +59,7 @@ class HTTPServer(Factory):
         ledger: Bytes held for callers.
         stamp: The date.
         closing: Connections end with their present answer.
+        heads: Heads that have been parsed and found well-formed, by their bytes.
     """
 
     noisy = False
@@ -69,6 +71,7 @@ class HTTPServer(Factory):
         self.ledger = Ledger(gate.config.gate.max_buffered)
         self.stamp = Stamp()
         self.closing = False
+        self.heads: dict[bytes, Head] = {}
         self._connections: set[FrontDoor] = set()
         self._ports: dict[str, IListeningPort] = {}
         self._ended: Deferred[None] | None = None
@@ -85,7 +88,8 @@ class HTTPServer(Factory):
         handler = HTTPHandler(self._gate, self._calls, self.access)
         self._site = klein_site(handler.app.resource())
         fast = config.gate.front == "fast"
-        self._hot = {name.encode(): name for name in config.queues} if fast else {}
+        self._hot = {_CALL + name.encode(): name for name in config.queues} if fast else {}
+        self.heads.clear()
 
     # --- listening
 
@@ -123,7 +127,8 @@ class HTTPServer(Factory):
         closed = self._close(list(self._ports))
         for connection in list(self._connections):
             connection.close_if_idle()
-        self._ended = ended = Deferred()
+        ended: Deferred[None] = Deferred()
+        self._ended = ended
         ended.addTimeout(_LAST_ANSWERS, self._gate.reactor)
         ended.addErrback(self._too_slow)
         if not self._connections:
@@ -148,7 +153,8 @@ class HTTPServer(Factory):
 
         def opening(text: str) -> Deferred[None]:
             endpoint = serverFromString(self._gate.reactor, _deep(text))
-            return endpoint.listen(self).addCallback(lambda port: opened.update({text: port}))
+            listening: Deferred[IListeningPort] = endpoint.listen(self)
+            return listening.addCallback(lambda port: opened.update({text: port}))
 
         try:
             waits = [opening(text) for text in endpoints]
@@ -162,7 +168,7 @@ class HTTPServer(Factory):
         return DeferredList(closing).addCallback(lambda _: None)
 
     def _too_slow(self, failure: Failure) -> None:
-        failure.trap(TimeoutError)
+        failure.trap(TooLate)
         self.hurry()
 
     # --- connections
@@ -184,12 +190,8 @@ class HTTPServer(Factory):
 
     def serve(self, exchange: Exchange) -> None:
         """Send a request its way: the short one if it is hot and plain, else Klein's."""
-        target = exchange.target
-        if (
-            target.startswith(_CALL)
-            and exchange.method == b"POST"
-            and (queue := self._hot.get(target[6:])) is not None
-        ):
+        head = exchange.head
+        if head.method == b"POST" and (queue := self._hot.get(head.target)) is not None:
             self._calls.call(exchange, queue, exchange.answer)
             return
         try:

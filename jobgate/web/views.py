@@ -188,11 +188,11 @@ def worker(gate: Gate, post: Post, process: WorkerProcess) -> Worker:
     now = gate.reactor.seconds()
     running = [
         Running(
-            id=entry.command.id,
-            since=_ago(now - entry.command.began) if entry.command.began else None,
-            attempt=entry.command.attempt,
+            id=command.id,
+            since=_ago(now - command.began) if command.began else None,
+            attempt=command.attempt,
         )
-        for entry in process.conversation.in_hand.values()
+        for command in process.conversation.in_hand.values()
     ]
     state = process.state.value
     if state == "ready" and running:

@@ -40,9 +40,21 @@ __all__ = [
     "split_text",
 ]
 
-(HELLO, WELCOME, COMMAND, REPLY, FAIL, CHUNK, PROGRESS, CANCEL, DECLINE, PING, PONG, DRAIN, BATCH) = range(
-    1, 14
-)
+(
+    HELLO,
+    WELCOME,
+    COMMAND,
+    REPLY,
+    FAIL,
+    CHUNK,
+    PROGRESS,
+    CANCEL,
+    DECLINE,
+    PING,
+    PONG,
+    DRAIN,
+    BATCH,
+) = range(1, 14)
 
 HEADER: Final = struct.Struct(">IBBHII")
 MAX_FRAME: Final = 64 * 1024 * 1024
@@ -157,7 +169,7 @@ class FrameDecoder:
             data = self._buffer + data
         position, end = 0, len(data)
         unpack = HEADER.unpack_from
-        while end - position >= 16:  # noqa: PLR2004 (the header; a lookup here costs at every frame)
+        while end - position >= 16:
             length, version, kind, flags, frame_id, meta_length = unpack(data, position)
             if (
                 version != _VERSION
@@ -171,7 +183,9 @@ class FrameDecoder:
             stop = position + 4 + length
             if stop > end:
                 if length > _ASSEMBLE:
-                    self._assemble(data, position + HEADER.size, length, kind, frame_id, meta_length)
+                    self._assemble(
+                        data, position + HEADER.size, length, kind, frame_id, meta_length
+                    )
                     position = end
                 break
             body_at = position + 16 + meta_length
@@ -194,7 +208,7 @@ class FrameDecoder:
     def _check_beginning(self) -> None:
         """Text must be caught by its first byte, not when a header's worth of it is there."""
         head = self._buffer
-        if head[0] > self._max_frame >> 24 or (len(head) > 4 and head[4] != _VERSION):  # noqa: PLR2004
+        if head[0] > self._max_frame >> 24 or (len(head) > 4 and head[4] != _VERSION):
             self._fail(head)
 
     def _fail(self, head: bytes) -> None:
