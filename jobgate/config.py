@@ -77,7 +77,7 @@ class Seconds(float):
         if isinstance(value, str) and (match := _DURATION.match(value)):
             return cls(float(match[1]) * _UNITS[match[2]])
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError
+            raise ValueError(cls.wanted)  # noqa: TRY004 (the text's own errors are ValueErrors)
         if value >= 0 and isfinite(value):
             return cls(value)
         raise ValueError

@@ -95,8 +95,9 @@ def configuration(options: Any) -> GateConfig:  # noqa: ANN401 (a dict whose val
     base = path.parent if path is not None else Path.cwd()
     # The file is checked as it stands first, so that a mistake in it is named as the file's.
     from_tables(_without_refusal(tables) if _listens(options) else tables, source, base)
-    tables = _merge(options, tables)
-    return from_tables(tables, source, base)
+    merged = _merge(options, tables)
+    # The file is good, so what is wrong now came with the options.
+    return from_tables(merged, source if merged == tables else "options", base)
 
 
 def _file(options: Any) -> tuple[Path | None, dict[str, Any]]:  # noqa: ANN401 (as above)

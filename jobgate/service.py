@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
@@ -20,6 +19,7 @@ from twisted.logger import Logger
 from jobgate import options
 from jobgate.errors import ConfigError
 from jobgate.gate import Gate
+from jobgate.loop import tune
 from jobgate.options import Options
 from jobgate.web.server import HTTPServer
 
@@ -39,6 +39,13 @@ class StartError(SystemExit, Exception):
 
     Also an Exception, so that a daemon's parent, which waits for one, hears of it.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.code = 1
+        if sys.__stderr__ is not None:
+            sys.__stderr__.write(f"jobgate: {message}\n")
+            sys.__stderr__.flush()
 
 
 class JobgateService(Service):
@@ -102,13 +109,13 @@ class JobgateService(Service):
         try:
             self.gate = Gate(self._config, self._reactor)
         except OSError as error:
-            message = f"jobgate: gate.audit: found {self._config.gate.audit!r}: {error.strerror}"
+            message = f"gate.audit: found {self._config.gate.audit!r}: {error.strerror}"
             raise StartError(message) from None
         self.server = HTTPServer(self.gate)
         problems: list[Failure] = []
         self.server.listen().addErrback(problems.append)
         if problems:
-            raise StartError(f"jobgate: gate.listen: {_explain(problems[0])}")
+            raise StartError(f"gate.listen: {_explain(problems[0])}")
 
     def _start_workers(self) -> None:
         assert self.gate is not None, "made by _open"
@@ -210,9 +217,7 @@ def makeService(parsed: Options) -> JobgateService:
     assert parsed.configuration is not None, "set by postOptions"
     from twisted.internet import reactor
 
-    # Deadlines must not move when somebody sets the clock; Twisted's own timers follow
-    # the wall clock unless told otherwise.
-    reactor.seconds = time.monotonic  # type: ignore[method-assign]
+    tune(reactor)
     return JobgateService(
         parsed.configuration,
         lambda: options.configuration(parsed),
@@ -240,4 +245,4 @@ def _explain(failure: Failure) -> str:
     if isinstance(error, CannotListenError):
         where = f"{error.interface or '*'}:{error.port}"
         return f"found {where}, wanted one that is free ({error.socketError})"
-    return f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"

@@ -60,11 +60,11 @@ _METAS = {
 _BYTES_META = _METAS[_BYTES]
 
 
-class Decline(Exception):  # noqa: N818 - an answer, not an error
+class Decline(Exception):
     """Raise or return it to hand a command back: the gate gives it to another worker."""
 
 
-class Fail(Exception):  # noqa: N818 - an answer, not an error
+class Fail(Exception):
     """
     Raise or return it to fail a command with words and a status of your own.
 
@@ -539,7 +539,7 @@ def _answer(link: _Link, handler: Callable[[Command], object], command: Command)
     except Fail as fail:
         link.send(_FAIL, number, _describe(fail))
     except Exception as error:  # noqa: BLE001 - a command's failure is not its worker's
-        from traceback import print_exc  # noqa: PLC0415 - only failures pay for it
+        from traceback import print_exc
 
         print_exc()  # to stderr, which the gate logs under the worker's name
         link.send(_FAIL, number, _describe(Fail(_line(error))))
@@ -633,13 +633,13 @@ def _number(amount: float) -> float:
 
 def _check_status(status: int | None, least: int) -> None:
     """Raise ValueError for a status that the gate would end this worker over."""
-    if status is not None and not (isinstance(status, int) and least <= status <= 599):  # noqa: PLR2004
+    if status is not None and not (isinstance(status, int) and least <= status <= 599):
         msg = f"status {status!r} is not a whole number from {least} to 599"
         raise ValueError(msg)
 
 
 def _loads(data: bytes) -> Any:  # noqa: ANN401
-    from json import loads  # noqa: PLC0415 - 5 to 13 ms, which a worker of raw bytes saves
+    from json import loads
 
     return loads(data)
 
@@ -650,7 +650,7 @@ _encoder: Callable[[object], str] | None = None
 def _dumps(value: object, errors: str = "replace") -> bytes:
     global _encoder  # noqa: PLW0603 - made once, when first needed
     if not _encoder:
-        from json import JSONEncoder  # noqa: PLC0415 - as above
+        from json import JSONEncoder
 
         _encoder = JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
     return _encoder(value).encode("utf-8", errors)

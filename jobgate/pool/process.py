@@ -297,6 +297,7 @@ class WorkerProcess(ProcessProtocol):
         if self.state is not State.STARTING:
             return
         self.state = after(self.state, Event.READY)
+        self._output.end()
         self.ready_at = self._reactor.seconds()
         self._wait(_PING_EVERY, self._look_after)
         self._owner.worker_ready(self)

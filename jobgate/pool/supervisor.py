@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from jobgate.pool.backoff import Backoff
 from jobgate.pool.lifecycle import State
-from jobgate.pool.process import RETIRED, WorkerProcess
+from jobgate.pool.process import RETIRED, Loss, WorkerProcess
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -184,8 +184,15 @@ class Supervisor:
                 self._retire(post)
 
     def stop(self) -> Deferred[None]:
-        """End all workers politely; fires when the last is reaped."""
+        """
+        End all workers; fires when the last is reaped.
+
+        Those that still have a command nobody waits for are not waited for either.
+        """
         self._stopping = True
+        for worker in self.workers:
+            if not worker.idle:
+                worker.stop_by_force(Loss("stopped", "the gate stops"))
         for post in self.posts:
             self._retire(post)
         gone: Deferred[None] = Deferred()

@@ -168,6 +168,8 @@ class Access:
 
 
 def _hostname(host: bytes) -> str:
+    if b"@" in host:
+        return ""
     try:
         return urlsplit(f"//{host.decode('latin-1')}").hostname or ""
     except ValueError:

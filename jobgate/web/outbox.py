@@ -68,6 +68,7 @@ class Outbox:
         # TLS must encrypt first; it passes on questions to the transport below, socket included.
         self._socket = None if ISSLTransport.providedBy(transport) else transport.socket
         self._pieces: deque[memoryview] = deque()
+        self._draining = False
         self.unsent = 0
         self.moved_at = 0.0
         self.on_empty: Callable[[], None] | None = None
@@ -76,7 +77,7 @@ class Outbox:
         """Send these, after whatever waits."""
         if body and len(body) < _JOIN_BELOW:
             head, body = head + body, b""
-        if not self._pieces:
+        if not self._draining:
             taken = self._now(head, body)
             size = len(head)
             if taken == size + len(body):
@@ -87,6 +88,7 @@ class Outbox:
             if body:
                 self._keep(memoryview(body)[taken - size :])
             self.moved_at = self._seconds()
+            self._draining = True
             self._transport.registerProducer(self, streaming=False)
             return
         self._keep(memoryview(head))
@@ -97,6 +99,7 @@ class Outbox:
         """The transport has sent all it had: give it the next slice."""
         self.moved_at = self._seconds()
         if not self._pieces:
+            self._draining = False
             self._transport.unregisterProducer()
             if self.on_empty is not None:
                 self.on_empty()

@@ -159,7 +159,7 @@ class HTTPServer(Factory):
         try:
             waits = [opening(text) for text in endpoints]
         except ValueError as error:
-            return fail(ConfigError(f"gate.listen: {error}"))
+            return fail(ConfigError(f"{error}, wanted a Twisted endpoint string"))
         every = DeferredList(waits, fireOnOneErrback=True, consumeErrors=True)
         return every.addCallbacks(all_open, failed)
 
