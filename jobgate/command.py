@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from twisted.logger import Logger
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -104,7 +106,7 @@ class ReplyStream:
         hold: Stops what the worker sends, if that holds up nobody else.
     """
 
-    __slots__ = ("_chunks", "_end", "_ended", "_hold", "_on_chunk", "_on_end")
+    _log = Logger()
 
     def __init__(self, hold: Hold | None = None) -> None:
         self._hold = hold
@@ -142,8 +144,13 @@ class ReplyStream:
             return
         if self._on_chunk is None:
             self._chunks.append(data)
-        else:
+            return
+        try:
             self._on_chunk(data)
+        except Exception:  # noqa: BLE001 (a reader's trouble must not reach the worker)
+            self._log.failure("the reader of a streamed reply failed")
+            self._on_chunk = None
+            self._ended = True
 
     def end(self, failure: Failure | None = None) -> None:
         """Nothing more will come; only the first call counts."""

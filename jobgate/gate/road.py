@@ -277,6 +277,10 @@ class Road:
         self._deadlines.remove(command)
         if command.state is DONE:
             return
+        if command.stream is not None:
+            error = errors.WorkerProtocolError("it declined what it had begun to answer")
+            self._fail(command, error, self._seconds())
+            return
         command.attempt -= 1
         command.declined = [*(command.declined or ()), worker]
         shard = command.shard
