@@ -638,19 +638,47 @@ def _check_status(status: int | None, least: int) -> None:
         raise ValueError(msg)
 
 
+# Made when first needed. What `json.loads` and `json.dumps` do around these takes longer than the
+# parsing and writing of a small document; on any doubt they get it themselves.
+_scan: Callable[[str, int], tuple[Any, int]] | None = None
+_chunks: Callable[[object, int], tuple[str, ...]] | None = None
+
+
 def _loads(data: bytes) -> Any:  # noqa: ANN401
+    global _scan  # noqa: PLW0603
+    if not _scan:
+        from json import JSONDecoder
+
+        _scan = JSONDecoder().scan_once
+    try:
+        text = data.decode()
+        value, end = _scan(text, 0)
+    except (ValueError, StopIteration):
+        end, text = 0, " "
+    if end == len(text):
+        return value
     from json import loads
 
     return loads(data)
 
 
-_encoder: Callable[[object], str] | None = None
-
-
 def _dumps(value: object, errors: str = "replace") -> bytes:
-    global _encoder  # noqa: PLW0603 - made once, when first needed
-    if not _encoder:
-        from json import JSONEncoder
+    global _chunks  # noqa: PLW0603
+    if not _chunks:
+        _chunks = _encoder()
+    return "".join(_chunks(value, 0)).encode("utf-8", errors)
 
-        _encoder = JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-    return _encoder(value).encode("utf-8", errors)
+
+def _encoder() -> Callable[[object, int], tuple[str, ...]]:
+    """Return what writes compact JSON: `json`'s C code, or all of `json` where there is none."""
+    from json import JSONEncoder, encoder
+
+    whole = JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    make: Any = getattr(encoder, "c_make_encoder", None)
+    if make is None:
+        return lambda value, _: (whole.encode(value),)
+    quote: Any = encoder.encode_basestring  # type: ignore[attr-defined]
+    chunks: Callable[[object, int], tuple[str, ...]] = make(
+        None, whole.default, quote, None, ":", ",", False, False, False  # noqa: FBT003
+    )
+    return chunks
