@@ -649,7 +649,7 @@ def _loads(data: bytes) -> Any:  # noqa: ANN401
     if not _scan:
         from json import JSONDecoder
 
-        _scan = JSONDecoder().scan_once
+        _scan = JSONDecoder().scan_once  # type: ignore[attr-defined]
     try:
         text = data.decode()
         value, end = _scan(text, 0)
@@ -677,8 +677,16 @@ def _encoder() -> Callable[[object, int], tuple[str, ...]]:
     make: Any = getattr(encoder, "c_make_encoder", None)
     if make is None:
         return lambda value, _: (whole.encode(value),)
-    quote: Any = encoder.encode_basestring  # type: ignore[attr-defined]
+    quote: Any = encoder.encode_basestring
     chunks: Callable[[object, int], tuple[str, ...]] = make(
-        None, whole.default, quote, None, ":", ",", False, False, False  # noqa: FBT003
+        None,
+        whole.default,
+        quote,
+        None,
+        ":",
+        ",",
+        False,
+        False,
+        False,  # noqa: FBT003
     )
     return chunks

@@ -7,7 +7,6 @@ Pure: bytes in, values out, `BadRequest` with the field's name otherwise.
 from __future__ import annotations
 
 import re
-from math import isfinite
 from typing import NamedTuple
 
 from jobgate.errors import BadRequest
@@ -35,6 +34,7 @@ CALL_FIELDS = frozenset(
 )
 """What changes how a call is handled; a request without any of them is a plain one."""
 
+_SECONDS = re.compile(rb"\d{1,9}(\.\d{1,9})?\Z")
 _URGENCY = re.compile(rb"(?:^|,)\s*u\s*=\s*(-?\d+)\s*(?:,|;|\Z)")
 _URGENCY_NAMED = re.compile(rb"(?:^|,)\s*u\s*(?:=|,|;|\Z)")
 _PREFERENCE = re.compile(
@@ -64,11 +64,8 @@ def seconds(name: str, value: bytes) -> float:
     Raises:
         BadRequest: It is none.
     """
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    if not isfinite(number) or number <= 0:
+    number = float(value) if _SECONDS.match(value) else 0.0
+    if number <= 0:
         message = f"{name}: found {_shown(value)}, wanted a number of seconds above 0"
         raise BadRequest(message)
     return number

@@ -68,6 +68,8 @@ class HTTPHandler:
     """
 
     app = Klein()
+    # An address with an empty segment is another address, not one to be redirected from.
+    app.url_map.merge_slashes = False
     _log = Logger()
 
     def __init__(self, gate: Gate, calls: Calls, access: Access) -> None:

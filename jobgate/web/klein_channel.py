@@ -18,7 +18,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 from twisted.web.server import Request, Site
 
-from jobgate.errors import BadRequest
+from jobgate.errors import BadRequest, NotFound
 from jobgate.web.exchange import Exchange, Response
 
 if TYPE_CHECKING:
@@ -100,7 +100,12 @@ def serve_by_klein(exchange: Exchange, site: Site) -> None:
 
     Raises:
         BadRequest: The path is not UTF-8 behind its percent signs.
+        NotFound: It begins with two slashes.
     """
+    if exchange.head.path.startswith(b"//"):
+        # Klein would take one of the slashes for nothing.
+        message = f"no route {exchange.head.path.decode('latin-1')}"
+        raise NotFound(message)
     try:
         unquote_to_bytes(exchange.head.path).decode()
     except UnicodeDecodeError:
