@@ -12,6 +12,7 @@ import re
 import shlex
 import tomllib
 import types
+from ipaddress import ip_address
 from math import isfinite
 from typing import (
     TYPE_CHECKING,
@@ -258,10 +259,11 @@ def from_tables(tables: Mapping[str, Any], source: str, base: Path) -> GateConfi
     if not isinstance(entries, list):
         reader.wrong("tokens", entries, "tables [[tokens]]")
     tokens = tuple(reader.token(number, table) for number, table in enumerate(entries))
-    names = [token.name for token in tokens]
-    for name in names:
-        if names.count(name) > 1:
-            reader.wrong("tokens.name", name, "a name that no other token has")
+    for key in ("name", "sha256"):
+        values = [getattr(token, key) for token in tokens]
+        for value in values:
+            if values.count(value) > 1:
+                reader.wrong(f"tokens.{key}", value, f"a {key} that no other token has")
     if not tokens and not gate.insecure:
         for endpoint in gate.listen:
             if not is_loopback(endpoint):
@@ -281,7 +283,10 @@ def is_loopback(endpoint: str) -> bool:
         return True
     interface = next((a[10:] for a in arguments if a.startswith("interface=")), "")
     interface = interface.replace("\\:", ":").strip("[]")
-    return interface in ("localhost", "::1") or interface.startswith("127.")
+    try:
+        return interface == "localhost" or ip_address(interface).is_loopback
+    except ValueError:
+        return False
 
 
 def to_toml(config: GateConfig) -> str:
@@ -458,7 +463,7 @@ def _show(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return msgspec.json.encode(value).decode()
+        return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
     if isinstance(value, list | tuple):
         return f"[{', '.join(_show(item) for item in value)}]"
     if isinstance(value, dict):

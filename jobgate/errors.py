@@ -210,6 +210,7 @@ class CommandFailed(JobgateError):
     """
 
     slug = "command-failed"
+    title = "The worker said FAIL"
     executed = "yes"
 
     def __init__(self, title: str, detail: str = "", status: int = 500) -> None:

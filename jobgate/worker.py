@@ -678,15 +678,8 @@ def _encoder() -> Callable[[object, int], tuple[str, ...]]:
     if make is None:
         return lambda value, _: (whole.encode(value),)
     quote: Any = encoder.encode_basestring
+    no = False
     chunks: Callable[[object, int], tuple[str, ...]] = make(
-        None,
-        whole.default,
-        quote,
-        None,
-        ":",
-        ",",
-        False,
-        False,
-        False,  # noqa: FBT003
+        None, whole.default, quote, None, ":", ",", no, no, no
     )
     return chunks

@@ -4,7 +4,7 @@ One timer for every deadline there is.
 Commands are kept in buckets of ten milliseconds, so that adding and removing one
 costs the same with ten or a hundred thousand of them, and the reactor holds one
 timer instead of one for each. A far deadline waits in a bucket of a second until it
-is near: an hour's worth of buckets stays small. Must not know what happens at a
+is near, so there are never more than a few thousand. Must not know what happens at a
 deadline.
 """
 
@@ -26,6 +26,8 @@ _PER_SECOND = 100
 """Buckets a second: no deadline is noticed later than one bucket, none earlier."""
 _FAR = 5.0
 """Seconds from which a deadline first waits in a bucket of a second."""
+_FARTHEST = 7200.0
+"""Seconds to the farthest bucket: what is due later is looked at then, and waits on."""
 
 
 class Deadlines:
@@ -50,16 +52,19 @@ class Deadlines:
     def add(self, command: Command, now: float) -> None:
         """Keep it until `command.due`."""
         due = command.due
-        bucket = int(due) * _PER_SECOND if due - now > _FAR else int(due * _PER_SECOND) + 1
+        if due - now > _FAR:
+            bucket = int(min(due, now + _FARTHEST)) * _PER_SECOND
+        else:
+            bucket = int(due * _PER_SECOND) + 1
         command.bucket = bucket
         members = self._buckets.get(bucket)
-        if members is None:
-            self._buckets[bucket] = {command}
-            heappush(self._order, bucket)
-            if self._timer is None or bucket < self._timer_for:
-                self._arm()
-        else:
+        if members is not None:
             members.add(command)
+            return
+        self._buckets[bucket] = {command}
+        heappush(self._order, bucket)
+        if self._timer is None or bucket < self._timer_for:
+            self._arm()
 
     def remove(self, command: Command) -> None:
         """Forget it; harmless if it is not kept."""
@@ -93,12 +98,15 @@ class Deadlines:
     def _fire(self) -> None:
         self._timer = None
         now = self._clock.seconds()
-        limit = int(now * _PER_SECOND)
-        while self._order and self._order[0] <= limit:
-            for command in self._buckets.pop(heappop(self._order)):
+        while self._order and self._order[0] / _PER_SECOND <= now:
+            members = self._buckets[self._order[0]]
+            # One at a time: what is done about one may remove others.
+            while members:
+                command = members.pop()
                 if command.due > now:
                     self.add(command, now)
                 else:
                     self._expired(command, now)
+            del self._buckets[heappop(self._order)]
         if self._timer is None:
             self._arm()

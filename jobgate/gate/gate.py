@@ -284,7 +284,7 @@ class Gate:
 
     def _quiet(self, roads: list[Road]) -> Deferred[None]:
         """Fires when these have nothing left, or `drain_timeout` is over."""
-        quiet = DeferredList([road.when_quiet() for road in roads])
+        quiet = DeferredList([road.when_quiet() for road in roads], consumeErrors=True)
         if self.config.gate.drain_timeout:
             quiet.addTimeout(self.config.gate.drain_timeout, self.reactor)
 

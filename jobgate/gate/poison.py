@@ -32,9 +32,9 @@ class Poison:
 
     def add(self, command: Command, now: float) -> None:
         """Refuse commands like this one from now on."""
-        self._until[_fingerprint(command.queue, command.content_type, command.body)] = (
-            now + _KEPT_FOR
-        )
+        fingerprint = _fingerprint(command.queue, command.content_type, command.body)
+        self._until[fingerprint] = now + _KEPT_FOR
+        self._until.move_to_end(fingerprint)
         while len(self._until) > _AT_MOST:
             self._until.popitem(last=False)
 

@@ -223,13 +223,11 @@ class CommandQueue(DeferredQueue[Command]):
     def resume(self) -> None:
         """Let commands leave again, to the Runners that wait."""
         self.paused = False
-        while self.pending.count and self.waiting:
-            getter, worker = self.waiting.popitem(last=False)
-            command = self.pending.pop_for(worker)
-            if command is None:
-                self.waiting[getter] = worker
-                return
-            getter(command)
+        for getter, worker in list(self.waiting.items()):
+            command = self.take(worker) if getter in self.waiting else None
+            if command is not None:
+                del self.waiting[getter]
+                getter(command)
 
     def _cancelGet(self, d: Deferred[Command]) -> None:
         self.leave(d.callback)

@@ -25,6 +25,8 @@ from jobgate.gate.stats import QueueStats
 from jobgate.wire.lines import one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from twisted.internet.interfaces import IReactorTime
 
     from jobgate.command import Reply, Worker
@@ -277,10 +279,6 @@ class Road:
         self._deadlines.remove(command)
         if command.state is DONE:
             return
-        if command.stream is not None:
-            error = errors.WorkerProtocolError("it declined what it had begun to answer")
-            self._fail(command, error, self._seconds())
-            return
         command.attempt -= 1
         command.declined = [*(command.declined or ()), worker]
         shard = command.shard
@@ -308,19 +306,18 @@ class Road:
             command.worker = None
             return
         config, now = self.config, self._seconds()
-        if not begun and config.retry != "never":
-            command.attempt -= 1
-            self._wait_again(command)
-            return
         about: dict[str, Any] = {"attempt": command.attempt}
+        if not begun:
+            command.attempt -= 1
+            if config.retry != "never":
+                self._wait_again(command)
+                return
         if loss.kind == "protocol":
             self._fail(command, errors.WorkerProtocolError(loss.cause, **about), now)
             return
         if loss.kind == "died" and alone:
             command.deaths += 1
         about |= {"exit_status": loss.exit_status, "signal": loss.signal}
-        if not begun:
-            about["executed"] = "no"
         again = config.retry == "safe" and command.stream is None
         if again and command.attempt < config.attempts and now < command.deadline:
             self.stats.retried += 1
@@ -333,7 +330,10 @@ class Road:
                 now,
             )
         else:
-            self._fail(command, errors.WorkerDied(loss.cause, **about), now)
+            died = errors.WorkerDied(loss.cause, **about)
+            if not begun and not command.attempt:
+                died.executed = "no"
+            self._fail(command, died, now)
 
     # --- workers come and go
 
@@ -352,8 +352,7 @@ class Road:
     def pool_changed(self) -> None:
         """In a crash loop nobody will come for what waits: say so."""
         if self.pool is not None and self.pool.crash_loop:
-            for command in self._all_waiting():
-                self._withdraw(command)
+            for command in self._withdraw_all():
                 self._fail(
                     command,
                     errors.NoWorker(
@@ -378,10 +377,9 @@ class Road:
     def purge(self) -> int:
         """Throw out everything that waits; returns how many."""
         count = 0
-        for command in self._all_waiting():
-            self._withdraw(command)
+        for command in self._withdraw_all():
             self._cancelled(command)
-            command.reply.errback(Failure(errors.Purged("it never ran")))
+            command.reply.errback(Failure(_honest(errors.Purged(""), command)))
             count += 1
         return count
 
@@ -410,10 +408,9 @@ class Road:
     def abandon(self) -> None:
         """The gate has no more time: everything still here ends as `shutting-down`."""
         now = self._seconds()
-        for command in self._all_waiting():
-            self._withdraw(command)
-            self._fail(command, errors.ShuttingDown("it never ran"), now)
-        for command in list(self._running):
+        for command in self._withdraw_all():
+            self._fail(command, errors.ShuttingDown("it waited still"), now)
+        for command in self._take_running():
             self._fail(command, errors.ShuttingDown("its worker had it", executed="maybe"), now)
 
     def when_quiet(self) -> Deferred[None]:
@@ -431,6 +428,19 @@ class Road:
 
     def _new_shards(self, config: QueueConfig) -> list[CommandQueue]:
         return [CommandQueue(config.size, self._clock) for _ in range(config.shards)]
+
+    def _withdraw_all(self) -> Iterator[Command]:
+        """Take out everything that waits, one by one: what is done with one may settle others."""
+        for command in self._all_waiting():
+            if command.state is WAITING:
+                self._withdraw(command)
+                yield command
+
+    def _take_running(self) -> Iterator[Command]:
+        """Everything that runs, likewise."""
+        for command in list(self._running):
+            if command.state is RUNNING:
+                yield command
 
     def _all_waiting(self) -> list[Command]:
         return list(chain.from_iterable(shard.pending for shard in self.shards))
@@ -514,6 +524,7 @@ class Road:
 
     def _fail(self, command: Command, error: JobgateError, now: float) -> None:
         """Settle it with a problem."""
+        error = _honest(error, command)
         self._settled(command, now)
         self.stats.failed += 1
         if self.audit is not None:
@@ -522,3 +533,10 @@ class Road:
             command.reply.errback(Failure(error))
         else:
             command.stream.end(Failure(error))
+
+
+def _honest(error: JobgateError, command: Command) -> JobgateError:
+    """What has been started before may have run, however it ends now."""
+    if command.attempt and error.executed == "no":
+        error.executed = "maybe"
+    return error

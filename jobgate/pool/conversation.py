@@ -31,6 +31,8 @@ _OCTETS = "application/octet-stream"
 _TEXT_LIMIT = 64 * 1024
 """Bytes a worker may print before HELLO."""
 _FOREVER = float("inf")
+_MOST_MS = 2.0**53
+"""The largest `remaining_ms`: what every JSON parser can hold."""
 _REMEMBERED = 256
 """Content types and metas that are kept: workers and callers repeat themselves."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -178,6 +180,8 @@ class Conversation:
     def _finish(self, frame_id: int, now: float) -> Command | None:
         """The last word on a command has come; the next oldest has begun."""
         in_hand = self.in_hand
+        if self.ordered and frame_id in in_hand and next(iter(in_hand)) != frame_id:
+            raise WireError("an answer out of order from a worker that said it keeps it")
         command = in_hand.pop(frame_id, None)
         if command is None:
             if self.taker is not None:
@@ -245,6 +249,11 @@ def _status(said: int | None, default: int) -> int:
     return said
 
 
+def _failure(status: int) -> int:
+    """A failure is never told as a success."""
+    return status if status >= 400 else 500
+
+
 class FramesConversation(Conversation):
     """The `frames` protocol (contract section 5.1), from the gate's side."""
 
@@ -283,7 +292,7 @@ class FramesConversation(Conversation):
         kind = _json(command.content_type).decode()
         time = self._config.timeout or _FOREVER
         time = min(time, command.deadline - self._seconds())
-        remaining = "null" if time == _FOREVER else max(0, int(time * 1000))
+        remaining = "null" if time == _FOREVER else max(0, int(min(time * 1000, _MOST_MS)))
         headers = _json(command.headers or {}).decode()
         rest = (
             f',"queue":{self._meta_queue},"content_type":{kind},'
@@ -351,7 +360,7 @@ class FramesConversation(Conversation):
                 self._hello(meta)
             else:
                 self._transport.broken(f"a frame of type {kind}, which workers do not send")
-        except (msgspec.DecodeError, WireError) as error:
+        except (msgspec.MsgspecError, WireError, ValueError, RecursionError) as error:
             self._transport.broken(f"a frame of type {kind} with meta {meta[:200]!r}: {error}")
 
     def _hello(self, meta: bytes) -> None:
@@ -386,13 +395,14 @@ class FramesConversation(Conversation):
         content_type, status = self._said.get(meta) or self._read(meta)
         now = self._seconds()
         command = self._finish(frame_id, now)
-        if command is None or self.taker is None:
+        if command is None:
             return
         self.done += 1
         if command.stream is not None and command.state is not DONE:
             command.stream.chunk(body)
             body = b""
-        self.taker.replied(command, Reply(body, content_type, status), now)
+        if self.taker is not None:
+            self.taker.replied(command, Reply(body, content_type, status), now)
         self._transport.settled(now)
 
     def _chunk(self, frame_id: int, meta: bytes, body: bytes | bytearray) -> None:
@@ -418,7 +428,9 @@ class FramesConversation(Conversation):
     def _fail(self, frame_id: int, meta: bytes) -> None:
         said = _read_failed(meta or b"{}")
         error = CommandFailed(
-            said.title or "The worker could not do it", said.detail or "", _status(said.status, 500)
+            said.title or "The worker could not do it",
+            said.detail or "",
+            _failure(_status(said.status, 500)),
         )
         now = self._seconds()
         command = self._finish(frame_id, now)
@@ -430,6 +442,9 @@ class FramesConversation(Conversation):
         self._transport.settled(now)
 
     def _decline(self, frame_id: int) -> None:
+        begun = self.in_hand.get(frame_id)
+        if begun is not None and begun.stream is not None:
+            raise WireError("DECLINE after CHUNK")
         now = self._seconds()
         command = self._finish(frame_id, now)
         if command is not None and self.taker is not None:

@@ -158,6 +158,7 @@ class ChildStdin:
         self._clock = clock
         self._gathered: list[bytes] = []
         self._closed = False
+        self._lost = 0
         self.offered = 0
         _enlarge(self._fd)
 
@@ -166,7 +167,7 @@ class ChildStdin:
         """Bytes that the child may have seen: what is not here any more."""
         pipe = self._pipe
         left: int = len(pipe.dataBuffer) - pipe.offset + pipe._tempDataLen  # noqa: SLF001 (no public way)
-        return self.offered - left - sum(map(len, self._gathered))
+        return self.offered - left - sum(map(len, self._gathered)) - self._lost
 
     def write(self, head: bytes, body: bytes, *, idle: bool) -> int:
         """
@@ -176,7 +177,9 @@ class ChildStdin:
             How many bytes have been offered in all, these included.
         """
         self.offered = offered = self.offered + len(head) + len(body)
-        if not self._closed:
+        if self._closed:
+            self._lost += len(head) + len(body)
+        else:
             pieces = [head + body] if len(body) < _JOIN_BELOW else [head, body]
             if idle and not self._gathered:
                 self._now(pieces)

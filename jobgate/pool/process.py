@@ -435,8 +435,8 @@ class WorkerProcess(ProcessProtocol):
 
     def _end_politely(self) -> None:
         """DRAIN and the end of its stdin; who does not go is made to."""
-        self._lose(Loss("stopped", RETIRED))
         self.conversation.drain()
+        self._lose(Loss("stopped", RETIRED))
         if self._stdin is not None:
             self._stdin.close()
         self._wait(_POLITE, self._end_by_signal)

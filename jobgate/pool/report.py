@@ -93,6 +93,7 @@ class Output:
         if self._rest:
             self._line(self._rest)
             self._rest = b""
+        self._tell_unlogged()
 
     def text(self) -> str:
         """The last of it, as far as it is text."""
@@ -108,13 +109,8 @@ class Output:
     def _line(self, line: bytes) -> None:
         second = int(self._seconds())
         if second != self._second:
-            if self._logged > _LINES_PER_SECOND:
-                self._log.warn(
-                    "{worker}: {count} more lines were not logged",
-                    worker=self._worker,
-                    count=self._logged - _LINES_PER_SECOND,
-                )
-            self._second, self._logged = second, 0
+            self._tell_unlogged()
+            self._second = second
         self._logged += 1
         if self._logged > _LINES_PER_SECOND:
             return
@@ -124,3 +120,12 @@ class Output:
             command=self._running() or "-",
             line=line[:_LINE].decode("utf-8", "replace"),
         )
+
+    def _tell_unlogged(self) -> None:
+        if self._logged > _LINES_PER_SECOND:
+            self._log.warn(
+                "{worker}: {count} more lines were not logged",
+                worker=self._worker,
+                count=self._logged - _LINES_PER_SECOND,
+            )
+        self._logged = 0

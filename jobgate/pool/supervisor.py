@@ -151,8 +151,14 @@ class Supervisor:
 
     def recycle(self, post: Post) -> None:
         """Replace a post's worker: the new one starts before the old one goes."""
-        if self._stopping or post.next is not None:
+        if self._stopping:
             return
+        if post.next is not None:
+            if post.next.config == self._config.worker():
+                return
+            late, post.next = post.next, None
+            post.leaving.append(late)
+            late.retire()
         if post.worker is None:
             self._fill(post, 0.0)
         else:
@@ -176,6 +182,8 @@ class Supervisor:
         changed = config.worker() != self._config.worker()
         self._config = config
         self._backoff.lived()
+        for post in self.posts:
+            self._cancel_restart(post)
         if changed:
             self.recycle_all()
         self._fill_all()
@@ -239,6 +247,13 @@ class Supervisor:
         if report.cause != RETIRED:
             post.report = report
             self.last_cause = report.cause
+            self._log.warn(
+                "{worker} (pid {pid}) has ended: {cause}; it had {running}",
+                worker=worker.name,
+                pid=report.pid,
+                cause=report.cause,
+                running=", ".join(report.running) or "nothing in hand",
+            )
         if worker is post.worker:
             post.worker = None
             self._fill(post, self._judge(worker))
@@ -315,11 +330,15 @@ class Supervisor:
         return True
 
     def _retire(self, post: Post) -> None:
+        self._cancel_restart(post)
+        for worker in post.everyone:
+            worker.retire()
+
+    @staticmethod
+    def _cancel_restart(post: Post) -> None:
         if post.restart is not None:
             post.restart.cancel()
             post.restart = None
-        for worker in post.everyone:
-            worker.retire()
 
     def _judge(self, worker: WorkerProcess) -> float:
         """How long to wait before the next start, now that this worker is lost."""

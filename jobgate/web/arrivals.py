@@ -91,7 +91,6 @@ class Arrivals:
         if server.access.has_tokens:
             local = self._connection.local
             exchange.refusal = server.access.check(exchange, server.seconds, local=local)
-            self.deaf = exchange.refusal is not None
         return exchange
 
     def too_slow(self) -> None:

@@ -140,6 +140,7 @@ class Calls:
         )
         if reply.stream is not None:
             response.stream = reply.stream
+            response.command_id = command.id
             exchange.on_lost = command.leave
             if b"text/event-stream" in exchange.head.headers.get(b"accept", b""):
                 response.events = True

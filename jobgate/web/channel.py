@@ -202,7 +202,8 @@ class FrontDoor(Protocol):
         self._answered = False
         self.due = _FOREVER
         if exchange.refusal is not None:
-            exchange.keep_alive = False
+            # All of a request that came with its head is here: the next can be told apart.
+            exchange.keep_alive = exchange.keep_alive and not self._in.deaf
             self.answer(exchange, problem(exchange.refusal))
             return
         try:
@@ -280,7 +281,7 @@ class FrontDoor(Protocol):
                     self.transport.abortConnection()
                 return
             if failure is not None:
-                send(error_event(failure))
+                send(error_event(failure, response.command_id))
             if chunked:
                 self._outbox.send(b"0\r\n\r\n")
             self._finished(exchange)

@@ -35,10 +35,10 @@ def as_event(data: bytes | bytearray, event: str = "") -> bytes:
     return (head + "".join(f"data: {line}\n" for line in text.split("\n")) + "\n").encode()
 
 
-def error_event(failure: Failure) -> bytes:
+def error_event(failure: Failure, command_id: str) -> bytes:
     """A failure after the first part, as event `error` with the problem document."""
     error = failure.value
     if not isinstance(error, JobgateError):
         error = InternalError("the gate's log has the details")
-    document = msgspec.json.format(problem(error).body, indent=-1)
+    document = msgspec.json.format(problem(error, command_id).body, indent=-1)
     return as_event(document, "error")

@@ -42,11 +42,13 @@ class Response:
         fields: Further header lines, each with its line end.
         stream: The parts of a streamed body, else None.
         events: Whether the parts are to be sent as server-sent events.
+        command_id: The command they belong to.
         close: Whether the connection must not be used again.
     """
 
     stream: ReplyStream | None = None
     events = False
+    command_id = ""
     close = False
 
     def __init__(

@@ -35,13 +35,16 @@ CALL_FIELDS = frozenset(
 """What changes how a call is handled; a request without any of them is a plain one."""
 
 _SECONDS = re.compile(rb"\d{1,9}(\.\d{1,9})?\Z")
-_URGENCY = re.compile(rb"(?:^|,)\s*u\s*=\s*(-?\d+)\s*(?:,|;|\Z)")
+_URGENCY = re.compile(rb"(?:^|,)\s*u\s*=\s*(-?\d{1,9})\s*(?:,|;|\Z)")
 _URGENCY_NAMED = re.compile(rb"(?:^|,)\s*u\s*(?:=|,|;|\Z)")
 _PREFERENCE = re.compile(
     r"\s*([A-Za-z0-9!#$%&'*+.^_`|~-]+)\s*(?:=\s*(\"[^\"]*\"|[^;,\s]*))?\s*(;.*)?\Z"
 )
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?\Z")
+_LIST_ITEM = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 _LONGEST_KEY = 256
+_DIGITS = 9
+"""Of a number of seconds: thirty years are enough."""
 
 
 class Preferences(NamedTuple):
@@ -112,7 +115,7 @@ def preferences(value: bytes) -> Preferences:
     """
     wait: float | None = None
     respond_async = False
-    for item in value.decode("latin-1").split(","):
+    for item in _LIST_ITEM.findall(value.decode("latin-1")):
         match = _PREFERENCE.match(item)
         if match is None:
             continue
@@ -121,9 +124,10 @@ def preferences(value: bytes) -> Preferences:
             respond_async = True
         elif name == "wait" and wait is None:
             if not argument.isdecimal() or not argument.isascii():
-                message = f"Prefer: found wait={argument}, wanted a whole number of seconds"
+                found = _shown(f"wait={argument}".encode("latin-1"))
+                message = f"Prefer: found {found}, wanted a whole number of seconds"
                 raise BadRequest(message)
-            wait = float(argument)
+            wait = float(argument[:_DIGITS]) if len(argument) <= _DIGITS else 10.0**_DIGITS
     return Preferences(wait, respond_async)
 
 

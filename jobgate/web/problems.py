@@ -122,7 +122,7 @@ def page(slug: str) -> Response:
     if kind is None:
         message = f"no problem is called {slug!r}"
         raise errors.NotFound(message)
-    title = getattr(kind.error, "title", "") or "The worker said FAIL"
+    title = kind.error.title
     about = " ".join((kind.error.__doc__ or "").partition("\n\n")[0].split())
     text = (
         f"{title}\n\n{about}\n\n"

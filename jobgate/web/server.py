@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred, DeferredList, fail, maybeDeferred
 from twisted.internet.defer import TimeoutError as TooLate
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IProtocolNegotiationFactory
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from zope.interface import implementer
 
 from jobgate.errors import ConfigError, JobgateError
 from jobgate.web.access import Access
@@ -46,6 +48,7 @@ _BACKLOG = 4096
 """Connections the kernel keeps for us: Twisted's default of 50 drops a burst."""
 
 
+@implementer(IProtocolNegotiationFactory)
 class HTTPServer(Factory):
     """
     The web side of a gate.
@@ -176,6 +179,10 @@ class HTTPServer(Factory):
     def buildProtocol(self, addr: IAddress | None) -> FrontDoor:  # noqa: ARG002 (Twisted's signature)
         """A connection for a caller."""
         return FrontDoor(self)
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """What is spoken over TLS (ALPN, RFC 7301): without this, callers that ask are refused."""
+        return [b"http/1.1"]
 
     def welcome(self, connection: FrontDoor) -> bool:
         """Count a connection in; False if there are as many as may be."""

@@ -29,12 +29,13 @@ def one_line(body: bytes, content_type: str) -> bytes:
     Raises:
         ValueError: It has a newline and is not JSON, or says it is JSON and is not.
     """
-    is_json = "json" in content_type.partition(";")[0].lower()
+    kind = content_type.partition(";")[0].strip().lower()
+    is_json = kind == "application/json" or kind.endswith("+json")
     if not is_json and b"\n" not in body:
         return body
     try:
         return msgspec.json.format(body, indent=-1)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         if is_json:
             message = f"body: the content type says JSON, but it is not: {error}"
         else:
@@ -103,9 +104,7 @@ class LinesDecoder:
             newline = buffer.find(b"\n", self._searched)
             if newline < 0:
                 self._searched = len(buffer)
-                if len(buffer) > self._limit:
-                    message = f"a reply of over {self._limit} bytes without its end"
-                    raise WireError(message)
+                self._check(len(buffer))
                 return None
             line = bytes(buffer[self._line_start : newline]).removesuffix(b"\r")
             if self._until and line == self._until:
@@ -114,7 +113,13 @@ class LinesDecoder:
                 return self._take(newline, newline)
             self._line_start = self._searched = newline + 1
 
+    def _check(self, length: int) -> None:
+        if length > self._limit:
+            message = f"a reply of over {self._limit} bytes"
+            raise WireError(message)
+
     def _take(self, end: int, newline: int) -> bytes:
+        self._check(end)
         reply = bytes(self._buffer[:end])
         del self._buffer[: newline + 1]
         self._line_start = self._searched = 0

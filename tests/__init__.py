@@ -1,0 +1,3 @@
+"""
+jobgate's tests: `unit` runs without children, ports or waiting.
+"""

@@ -1,0 +1,221 @@
+"""
+`jobgate.gate.gate`: queues, workers and the ways in, on a reactor of fakes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from jobgate import errors
+from jobgate.config import GateConfig, GateSettings
+from jobgate.gate import Gate
+from jobgate.testing import SpawningReactor
+from tests.unit.fakes import queue_config
+
+
+def config(*, gate: dict[str, Any] | None = None, **queues: dict[str, Any]) -> GateConfig:
+    """A configuration with these queues."""
+    return GateConfig(
+        gate=GateSettings(**(gate or {})),
+        queues={
+            name: queue_config(name=name, **{"command": ("w",), "workers": 1, **keys})
+            for name, keys in queues.items()
+        },
+    )
+
+
+class GateTests(SynchronousTestCase):
+    """From a call to its reply."""
+
+    def setUp(self) -> None:
+        self.reactor = SpawningReactor()
+        self.reactor.install()
+        self.addCleanup(self.reactor.discard)
+
+    def build(self, built: GateConfig | None = None, *, ready: bool = True) -> Gate:
+        self.gate = Gate(config(q={}) if built is None else built, self.reactor)
+        self.started = self.gate.start()
+        self.reactor.advance(0)
+        if ready:
+            for child in self.reactor.workers:
+                child.hello()
+        return self.gate
+
+    def test_call(self) -> None:
+        """A call reaches the worker with its id, and the reply its caller."""
+        gate = self.build()
+        self.successResultOf(self.started)
+        called = gate.call("q", b"body", "text/plain", timeout=5)
+        [child] = self.reactor.workers
+        [given] = child.commands
+        self.assertEqual(
+            (given.body, given.meta["content_type"], given.meta["remaining_ms"]),
+            (b"body", "text/plain", 5000),
+        )
+        self.assertTrue(given.meta["id"].startswith("gate-"))
+        child.reply(b"done", content_type="text/plain")
+        self.assertEqual(self.successResultOf(called).body, b"done")
+
+    def test_unknown_queue(self) -> None:
+        """A call to no queue fails; it does not raise."""
+        self.failureResultOf(self.build().call("nope", b""), errors.UnknownQueue)
+
+    def test_key(self) -> None:
+        """The key of a call goes to the worker too."""
+        gate = self.build()
+        gate.call("q", b"", key="k").addErrback(lambda _: None)
+        self.assertEqual(self.reactor.workers[0].commands[0].meta["headers"], {"jobgate-key": "k"})
+
+    def test_cancel(self) -> None:
+        """A caller that cancels has left: CANCEL goes to the worker."""
+        gate = self.build()
+        called = gate.call("q", b"")
+        called.cancel()
+        self.failureResultOf(called, CancelledError)
+        self.assertEqual(gate.dispatcher["q"].stats.cancelled, 1)
+
+    def test_absurd_timeout(self) -> None:
+        """A call with a timeout of any size runs, and hurts no worker."""
+        gate = self.build(config(q={"timeout": 0, "queue_timeout": 0}))
+        called = gate.call("q", b"", timeout=1e306)
+        self.assertEqual(self.flushLoggedErrors(), [])
+        self.assertEqual(self.reactor.workers[0].received, [])
+        self.reactor.workers[0].reply(b"")
+        self.successResultOf(called)
+
+    def test_started(self) -> None:
+        """Started is when each queue's first worker is ready or has failed to be."""
+        gate = self.build(config(a={}, b={}), ready=False)
+        first, second = self.reactor.workers
+        first.hello()
+        self.assertNoResult(self.started)
+        second.exit(1)
+        self.successResultOf(self.started)
+        self.assertTrue(gate.started)
+
+    def test_worker_death(self) -> None:
+        """A death under a call is told, and the worker replaced at once."""
+        gate = self.build()
+        called = gate.call("q", b"")
+        self.reactor.workers[0].exit(3)
+        error = self.failureResultOf(called, errors.WorkerDied).value
+        self.assertEqual((error.extra["exit_status"], error.executed), (3, "maybe"))
+        self.reactor.advance(0)
+        self.assertEqual(len(self.reactor.alive), 1)
+
+    def test_crash_loop(self) -> None:
+        """While no worker can live, calls are told so with when to come back."""
+        gate = self.build(ready=False)
+        waiting = gate.call("q", b"")
+        for _ in range(5):
+            self.reactor.workers[-1].exit(1)
+            self.reactor.advance(0)
+        for called in (waiting, gate.call("q", b"")):
+            error = self.failureResultOf(called, errors.NoWorker).value
+            self.assertGreater(error.retry_after, 0)
+
+    def test_workers_and_posts(self) -> None:
+        """Workers are found by name; a stranger is not."""
+        gate = self.build(config(a={"workers": 2}, b={}))
+        self.assertEqual([worker.name for _, worker in gate.workers()], ["a-1", "a-2", "b-1"])
+        self.assertEqual(gate.post("a-2")[1].name, "a-2")
+        self.assertRaises(errors.UnknownWorker, gate.post, "c-1")
+
+    def test_drain(self) -> None:
+        """Draining takes nothing new, finishes what it has, and then says so."""
+        gate = self.build()
+        running, waiting = gate.call("q", b"1"), gate.call("q", b"2")
+        drained = gate.drain()
+        self.failureResultOf(gate.call("q", b"3"), errors.ShuttingDown)
+        child = self.reactor.workers[0]
+        child.reply()
+        self.assertNoResult(drained)
+        child.reply()
+        self.successResultOf(drained)
+        self.successResultOf(running)
+        self.successResultOf(waiting)
+
+    def test_drain_timeout(self) -> None:
+        """At `drain_timeout` draining is over whatever is left; that ends as `shutting-down`."""
+        gate = self.build(config(gate={"drain_timeout": 7}, q={}))
+        called = gate.call("q", b"1")
+        drained = gate.drain()
+        self.reactor.advance(6.9)
+        self.assertNoResult(drained)
+        self.reactor.advance(0.2)
+        self.successResultOf(drained)
+        gate.abandon()
+        self.failureResultOf(called, errors.ShuttingDown)
+
+    def test_stop(self) -> None:
+        """Stopping ends every child, the warden last, and leaves no timer."""
+        gate = self.build(config(a={}, b={"workers": 2}))
+        called = gate.call("a", b"")
+        stopped = gate.stop()
+        self.failureResultOf(called, errors.ShuttingDown)
+        self.reactor.workers[0].reply()
+        for child in self.reactor.workers:
+            self.assertNoResult(stopped)
+            child.exit(0)
+        self.successResultOf(stopped)
+        self.assertTrue(self.reactor.spawned[0].stdin_closed)
+        self.reactor.advance(1.5)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_stop_hurry(self) -> None:
+        """In a hurry every child is killed at once."""
+        stopped = self.build().stop(hurry=True)
+        self.reactor.advance(0)
+        self.successResultOf(stopped)
+
+    def test_reconfigure(self) -> None:
+        """Queues come, change and go; what a removed one has is finished first."""
+        gate = self.build(config(stays={}, goes={}, changes={}))
+        self.reactor.advance(1)
+        called = gate.call("goes", b"")
+        gate.reconfigure(config(stays={}, changes={"command": ("new",)}, comes={}))
+        self.reactor.advance(0)
+        self.assertEqual(sorted(gate.dispatcher.roads), ["changes", "comes", "stays"])
+        self.failureResultOf(gate.call("goes", b""), errors.UnknownQueue)
+        self.assertEqual([child.command for child in self.reactor.workers[3:]], [["new"], ["w"]])
+        old = next(child for child in self.reactor.workers if child.commands)
+        old.reply(b"still done")
+        self.assertEqual(self.successResultOf(called).body, b"still done")
+        self.assertTrue(old.stdin_closed)
+
+    def test_reconfigure_gives_a_command(self) -> None:
+        """
+        A queue that gets a command by a reload has workers, and says `no-worker` if they cannot
+        live.
+        """
+        gate = self.build(config(q={"command": ()}))
+        gate.reconfigure(config(q={}))
+        for _ in range(6):
+            self.reactor.advance(0)
+            if self.reactor.alive:
+                self.reactor.alive[0].exit(1)
+        self.failureResultOf(gate.call("q", b""), errors.NoWorker)
+
+    def test_reconfigure_takes_the_command(self) -> None:
+        """A queue that loses its command keeps its commands waiting."""
+        gate = self.build()
+        gate.reconfigure(config(q={"command": ()}))
+        called: Deferred[Any] = gate.call("q", b"")
+        self.assertNoResult(called)
+        called.addErrback(lambda _: None)
+        self.assertEqual(gate.dispatcher["q"].refusal(), "")
+
+    def test_reconfigure_shards(self) -> None:
+        """Other shards after a reload: calls of every key still reach a worker."""
+        gate = self.build(config(q={"workers": 2}))
+        gate.reconfigure(config(q={"workers": 2, "shards": 2}))
+        called = [gate.call("q", b"", key=f"k{n}") for n in range(10)]
+        for _ in called:
+            for child in self.reactor.workers:
+                if child.commands:
+                    child.reply()
+        for one in called:
+            self.successResultOf(one)
