@@ -30,7 +30,7 @@ class ConstantProtocol(Protocol):
     Gathers each request's body, then answers the constant.
     """
 
-    def connectionMade(self) -> None:  # noqa: N802 - Twisted's name
+    def connectionMade(self) -> None:
         """
         Prepare the parser; large reads, no waiting for more to send.
         """
@@ -40,7 +40,7 @@ class ConstantProtocol(Protocol):
         self.socket.bufferSize = READ_SIZE
         self.socket.setTcpNoDelay(True)
 
-    def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
+    def dataReceived(self, data: bytes) -> None:
         """
         Hand what came to the parser.
         """

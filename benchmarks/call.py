@@ -103,7 +103,7 @@ def draw(result: Result, target: Path) -> None:
     """
     if version_of("matplotlib") is None:
         raise BenchmarkError("--svg needs matplotlib (the extra `bench`)")
-    import picture  # noqa: PLC0415 - optional, and slow to import
+    import picture
 
     note = (
         "wrk -t1; 100-byte JSON bodies from 32 callers, 1 MiB from 8; two worker processes; "

@@ -64,10 +64,10 @@ def cost_at(length: int) -> float:
     is the gate's own road from the call to its reply, with admission, deadlines and counters.
     """
     # The gate is imported here: the other rows must run without it being importable.
-    from twisted.internet.task import Clock  # noqa: PLC0415
+    from twisted.internet.task import Clock
 
-    from jobgate.config import from_tables  # noqa: PLC0415
-    from jobgate.gate import Gate  # noqa: PLC0415
+    from jobgate.config import from_tables
+    from jobgate.gate import Gate
 
     limits = {"size": length, "max_waiting_bytes": length * len(BODY)}
     gate = Gate(from_tables({"queues": {"bench": limits}}, "benchmark", Path()), Clock())
@@ -183,7 +183,7 @@ class Instant:
         """
         Give the command's own body back.
         """
-        from jobgate.command import Reply  # noqa: PLC0415 - as above
+        from jobgate.command import Reply
 
         command, self.command = self.command, None
         if command is not None:

@@ -166,7 +166,7 @@ def run_wrk(url: str, load: Load, seconds: float) -> dict[str, int]:
     argv = ["wrk", "-t1", f"-c{load.connections}", f"-d{max(1, round(seconds))}s", "--latency"]
     argv += ["-s", str(SCRIPT), url, "--", str(load.body), load.content_type]
     try:
-        done = subprocess.run(  # noqa: S603 - wrk, with arguments of our own
+        done = subprocess.run(
             argv, capture_output=True, text=True, timeout=seconds + PATIENCE, check=False
         )
     except FileNotFoundError as error:

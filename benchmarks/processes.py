@@ -118,7 +118,7 @@ class Child:
         log = folder / "output.log"
         with log.open("wb") as output:
             began = time.monotonic()
-            process = subprocess.Popen(  # noqa: S603 - servers of our own choosing
+            process = subprocess.Popen(
                 argv,
                 env={**os.environ, **env},
                 cwd=folder,

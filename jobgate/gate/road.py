@@ -40,7 +40,7 @@ _FOREVER = float("inf")
 
 
 class Loss(Protocol):
-    """How a worker was lost (`jobgate.pool.process.Loss`)."""
+    """How a worker was lost (`jobgate.pool.roles.Loss`)."""
 
     kind: str
     cause: str

@@ -12,23 +12,20 @@ import os
 import signal
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 
 from jobgate.pool import launcher
-from jobgate.pool.conversation import (
-    Conversation,
-    FramesConversation,
-    LinesConversation,
-    Taker,
-)
+from jobgate.pool.environment import environment
+from jobgate.pool.frames import FramesConversation
 from jobgate.pool.lifecycle import Event, State, after
+from jobgate.pool.lines import LinesConversation
 from jobgate.pool.pipes import ChildStdin, ChildStdout, read_rest
 from jobgate.pool.report import Output, Report
+from jobgate.pool.roles import Crew, Loss, Owner
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -36,8 +33,9 @@ if TYPE_CHECKING:
 
     from jobgate.command import Command
     from jobgate.config import WorkerConfig
+    from jobgate.pool.conversation import Conversation
 
-__all__ = ["RETIRED", "Crew", "Loss", "Owner", "WorkerProcess"]
+__all__ = ["RETIRED", "WorkerProcess"]
 
 _STDIN, _STDOUT, _STDERR, _STATUS = range(4)
 _LAST_OUTPUT = 0.2
@@ -50,78 +48,6 @@ _POLITE = 1.0
 """Seconds a worker without work has for DRAIN and the end of its stdin before SIGTERM."""
 RETIRED = "retired"
 """The cause of an end that was planned."""
-_PASSED_ON = ("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
-
-
-class Loss:
-    """
-    How a worker was lost with commands in hand.
-
-    Attributes:
-        kind: "died", "protocol", "timeout" or "stopped" (the gate ended it for its own reasons).
-        cause: In words.
-        exit_status: What it exited with, if it did.
-        signal: The name of the signal that ended it, if one did.
-    """
-
-    __slots__ = ("cause", "exit_status", "kind", "signal")
-
-    def __init__(
-        self, kind: str, cause: str, exit_status: int | None = None, signal_name: str | None = None
-    ) -> None:
-        self.kind = kind
-        self.cause = cause
-        self.exit_status = exit_status
-        self.signal = signal_name
-
-
-class Crew(Taker, Protocol):
-    """The gate's side of one worker: its Runner."""
-
-    def stop(self) -> None:
-        """Hand the worker no more commands."""
-
-    def lost(self, command: Command, loss: Loss, *, begun: bool, alone: bool) -> None:
-        """The worker is lost, and had this command."""
-
-
-class Owner(Protocol):
-    """Who keeps the worker: the Supervisor."""
-
-    def worker_ready(self, worker: WorkerProcess) -> None:
-        """It can take commands."""
-
-    def worker_leaving(self, worker: WorkerProcess) -> None:
-        """It will take no more commands, whatever becomes of it."""
-
-    def worker_gone(self, worker: WorkerProcess, report: Report) -> None:
-        """It has exited and been reaped."""
-
-    def group_started(self, pgid: int) -> None:
-        """A process group lives."""
-
-    def group_ended(self, pgid: int) -> None:
-        """The process group has been killed."""
-
-
-def environment(config: WorkerConfig, queue: str, worker: str) -> dict[str, str]:
-    """
-    The minimal environment of a child: nothing of the gate's own secrets.
-
-    `PATH` begins with the folder of the gate's interpreter, so `python` is that one.
-    Large blocks stay with the allocator: giving each back costs a page fault per 4 KiB.
-    """
-    env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    path = os.environ.get("PATH", os.defpath)
-    env |= {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{path}",
-        "PYTHONUNBUFFERED": "1",
-        "MALLOC_MMAP_THRESHOLD_": str(64 * 1024 * 1024),
-        "MALLOC_TRIM_THRESHOLD_": str(256 * 1024 * 1024),
-        "JOBGATE_QUEUE": queue,
-        "JOBGATE_WORKER": worker,
-    }
-    return env | config.env
 
 
 class WorkerProcess(ProcessProtocol):

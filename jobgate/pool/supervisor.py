@@ -15,7 +15,8 @@ from twisted.logger import Logger
 
 from jobgate.pool.backoff import Backoff
 from jobgate.pool.lifecycle import State
-from jobgate.pool.process import RETIRED, Loss, WorkerProcess
+from jobgate.pool.process import RETIRED, WorkerProcess
+from jobgate.pool.roles import Loss
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall

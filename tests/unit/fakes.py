@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 
 from jobgate.command import Command, Reply
 from jobgate.config import QueueConfig
-from jobgate.pool.process import Loss
+from jobgate.pool.roles import Loss
 
 if TYPE_CHECKING:
     from jobgate.gate.runner import Runner

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,11 +14,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from jobgate.command import DONE, RUNNING, Command
 from jobgate.config import WorkerConfig
-from jobgate.pool.conversation import Conversation, FramesConversation, LinesConversation
+from jobgate.pool.frames import FramesConversation
+from jobgate.pool.lines import LinesConversation
 from jobgate.testing import Recorder
 from jobgate.wire import frames
 from jobgate.wire.frames import encode
 from tests.unit.fakes import command
+
+if TYPE_CHECKING:
+    from jobgate.pool.conversation import Conversation
 
 
 class FakeCarrier(Recorder):

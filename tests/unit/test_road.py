@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from jobgate import errors
 from jobgate.command import DONE, RUNNING, WAITING, Command, Reply, ReplyStream
 from jobgate.gate.road import Road
-from jobgate.pool.process import Loss
+from jobgate.pool.roles import Loss
 from jobgate.testing import Recorder
 from tests.unit.fakes import FakeWorker, SteppingClock, command, queue_config
 

@@ -1,0 +1,327 @@
+"""
+The `frames` protocol (contract section 5.1), from the gate's side.
+
+Must not know what carries the frames.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from jobgate.command import DONE, Reply, ReplyStream
+from jobgate.errors import CommandFailed
+from jobgate.pool.conversation import Conversation, Transport
+from jobgate.wire import frames
+from jobgate.wire.frames import CHUNK, COMMAND, REPLY, Frame, FrameDecoder, WireError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jobgate.command import Command
+    from jobgate.config import WorkerConfig
+
+__all__ = ["FramesConversation"]
+
+_OCTETS = "application/octet-stream"
+_TEXT_LIMIT = 64 * 1024
+"""Bytes a worker may print before HELLO."""
+_FOREVER = float("inf")
+_MOST_MS = 2.0**53
+"""The largest `remaining_ms`: what every JSON parser can hold."""
+_REMEMBERED = 256
+"""Content types and metas that are kept: workers and callers repeat themselves."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class _Hello(msgspec.Struct):
+    protocol: int = 1
+    name: str = ""
+    queue: str = ""
+    in_flight: int = 0
+    ordered: bool = False
+    token: str = ""
+
+
+class _Said(msgspec.Struct):
+    """The meta of REPLY and CHUNK."""
+
+    content_type: str | None = None
+    status: int | None = None
+
+
+class _Failed(msgspec.Struct):
+    """The meta of FAIL."""
+
+    title: str | None = None
+    detail: str | None = None
+    status: int | None = None
+    retry: bool | None = None
+
+
+class _Progress(msgspec.Struct):
+    """The meta of PROGRESS."""
+
+    done: float = 0
+    total: float | None = None
+    note: str | None = None
+
+
+_read_hello = msgspec.json.Decoder(_Hello).decode
+_read_said = msgspec.json.Decoder(_Said).decode
+_read_failed = msgspec.json.Decoder(_Failed).decode
+_read_progress = msgspec.json.Decoder(_Progress).decode
+_json = msgspec.json.Encoder().encode
+_pack = frames.HEADER.pack
+
+
+def _status(said: int | None, default: int) -> int:
+    """
+    The HTTP status a worker chose.
+
+    Raises:
+        WireError: It is outside the contract's bounds.
+    """
+    if said is None:
+        return default
+    if not 200 <= said <= 599:
+        message = f"status {said}, where 200 to 599 is wanted"
+        raise WireError(message)
+    return said
+
+
+def _failure(status: int) -> int:
+    """A failure is never told as a success."""
+    return status if status >= 400 else 500
+
+
+class FramesConversation(Conversation):
+    """The `frames` protocol (contract section 5.1), from the gate's side."""
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        transport: Transport,
+        seconds: Callable[[], float],
+        worker: str,
+        queue: str,
+    ) -> None:
+        super().__init__(config, transport, seconds)
+        self.capacity = config.in_flight
+        self.ordered = False
+        self._worker = worker
+        self._decoder = FrameDecoder()
+        self._before_hello = 0
+        self._meta_queue = _json(queue).decode()
+        self._meta_rests: dict[str, str] = {}
+        self._said: dict[bytes, tuple[str, int]] = {b"": (_OCTETS, 200)}
+        self._pinged = False
+
+    def send(self, command: Command) -> bool:
+        """Hand a command over as a COMMAND frame."""
+        body = command.body
+        rest = self._meta_rests.get(command.content_type)
+        if rest is None or command.deadline != _FOREVER or command.headers:
+            rest = self._meta_rest(command)
+        meta = f'{{"id":"{command.id}","attempt":{command.attempt}{rest}'.encode()
+        length = 12 + len(meta) + len(body)
+        self._give(command, _pack(length, 1, COMMAND, 0, self._next_id, len(meta)) + meta, body)
+        return True
+
+    def _meta_rest(self, command: Command) -> str:
+        """The part of a command's meta that most commands of a content type share."""
+        kind = _json(command.content_type).decode()
+        time = self._config.timeout or _FOREVER
+        time = min(time, command.deadline - self._seconds())
+        remaining = "null" if time == _FOREVER else max(0, int(min(time * 1000, _MOST_MS)))
+        headers = _json(command.headers or {}).decode()
+        rest = (
+            f',"queue":{self._meta_queue},"content_type":{kind},'
+            f'"remaining_ms":{remaining},"headers":{headers}}}'
+        )
+        plain = command.deadline == _FOREVER and not command.headers
+        if plain and len(self._meta_rests) < _REMEMBERED:
+            self._meta_rests[command.content_type] = rest
+        return rest
+
+    def wanted(self) -> memoryview | None:
+        """The rest of a long frame's buffer."""
+        return self._decoder.wanted()
+
+    def filled(self, count: int) -> None:
+        """The long frame has grown."""
+        for frame in self._decoder.filled(count):
+            self._frame(frame)
+
+    def receive(self, data: bytes) -> None:
+        """Take in what the worker wrote; after it is lost, nothing."""
+        if not self.is_ready and not self.closed:
+            text, data = self._text_before_hello(data)
+            if text:
+                self._transport.aside(text)
+        decoder = self._decoder
+        for frame in decoder.feed(data):
+            if not self.closed:
+                self._frame(frame)
+        if decoder.error is not None and not self.closed:
+            self._transport.aside(data[:4096])
+            self._transport.broken(str(decoder.error))
+
+    def _text_before_hello(self, data: bytes) -> tuple[bytes, bytes]:
+        if self._decoder.torn:
+            return b"", data
+        text, rest = frames.split_text(data)
+        self._before_hello += len(text)
+        if self._before_hello > _TEXT_LIMIT:
+            self._transport.aside(text)
+            self._transport.broken(f"over {_TEXT_LIMIT} bytes of text before HELLO")
+            return b"", b""
+        return text, rest
+
+    def _frame(self, frame: Frame) -> None:
+        kind, frame_id, meta, body = frame
+        try:
+            if kind == REPLY and self.is_ready:
+                self._reply(frame_id, meta, body)
+            elif not self.is_ready and kind != frames.HELLO:
+                self._transport.broken(f"a frame of type {kind} before HELLO")
+            elif kind == CHUNK:
+                self._chunk(frame_id, meta, body)
+            elif kind == frames.FAIL:
+                self._fail(frame_id, meta)
+            elif kind == frames.DECLINE:
+                self._decline(frame_id)
+            elif kind == frames.PROGRESS:
+                self._progress(frame_id, meta)
+            elif kind == frames.PONG:
+                self._pinged = False
+            elif kind == frames.PING:
+                self._transport.write(frames.encode(frames.PONG, frame_id), b"", idle=True)
+            elif kind == frames.HELLO:
+                self._hello(meta)
+            else:
+                self._transport.broken(f"a frame of type {kind}, which workers do not send")
+        except (msgspec.MsgspecError, WireError, ValueError, RecursionError) as error:
+            self._transport.broken(f"a frame of type {kind} with meta {meta[:200]!r}: {error}")
+
+    def _hello(self, meta: bytes) -> None:
+        if self.is_ready:
+            message = "HELLO was said before"
+            raise WireError(message)
+        hello = _read_hello(meta or b"{}")
+        if hello.protocol != 1:
+            message = f"protocol {hello.protocol} is not spoken here, only 1"
+            raise WireError(message)
+        self.ordered = hello.ordered
+        if hello.in_flight:
+            self.capacity = max(1, min(self.capacity, hello.in_flight))
+        welcome = _json({"worker": self._worker, "max_frame": frames.MAX_FRAME, "batch": 1})
+        self._transport.write(frames.encode(frames.WELCOME, 0, welcome), b"", idle=True)
+        self.is_ready = True
+        self._transport.ready()
+
+    def _read(self, meta: bytes) -> tuple[str, int]:
+        """Content type and status of a REPLY or CHUNK, kept: workers repeat themselves."""
+        said = _read_said(meta)
+        kind = _OCTETS if said.content_type is None else said.content_type
+        if _CONTROL.search(kind) or not kind.isascii():
+            message = f"content type {kind!r}, where visible ASCII is wanted"
+            raise WireError(message)
+        known = kind, _status(said.status, 200)
+        if len(self._said) < _REMEMBERED and len(meta) < _REMEMBERED:
+            self._said[meta] = known
+        return known
+
+    def _reply(self, frame_id: int, meta: bytes, body: bytes | bytearray) -> None:
+        content_type, status = self._said.get(meta) or self._read(meta)
+        now = self._seconds()
+        command = self._finish(frame_id, now)
+        if command is None:
+            return
+        self.done += 1
+        if command.stream is not None and command.state is not DONE:
+            command.stream.chunk(body)
+            body = b""
+        if self.taker is not None:
+            self.taker.replied(command, Reply(body, content_type, status), now)
+        self._transport.settled(now)
+
+    def _chunk(self, frame_id: int, meta: bytes, body: bytes | bytearray) -> None:
+        command = self.in_hand.get(frame_id)
+        if command is None:
+            if self.taker is not None:
+                self.taker.stray()
+            return
+        if command.state is DONE or self.taker is None:
+            return
+        if command.stream is None:
+            content_type, status = self._said.get(meta) or self._read(meta)
+            command.stream = ReplyStream(self._hold)
+            self.taker.streaming(command, Reply(b"", content_type, status, command.stream))
+        command.stream.chunk(body)
+
+    def _hold(self, *, on: bool) -> bool:
+        if on and len(self.in_hand) > 1:
+            return False
+        self._transport.hold(on=on)
+        return True
+
+    def _fail(self, frame_id: int, meta: bytes) -> None:
+        said = _read_failed(meta or b"{}")
+        error = CommandFailed(
+            said.title or "The worker could not do it",
+            said.detail or "",
+            _failure(_status(said.status, 500)),
+        )
+        now = self._seconds()
+        command = self._finish(frame_id, now)
+        if command is None:
+            return
+        self.done += 1
+        if self.taker is not None:
+            self.taker.failed(command, error, now)
+        self._transport.settled(now)
+
+    def _decline(self, frame_id: int) -> None:
+        begun = self.in_hand.get(frame_id)
+        if begun is not None and begun.stream is not None:
+            raise WireError("DECLINE after CHUNK")
+        now = self._seconds()
+        command = self._finish(frame_id, now)
+        if command is not None and self.taker is not None:
+            self.taker.declined(command)
+            self._transport.settled(now)
+
+    def _progress(self, frame_id: int, meta: bytes) -> None:
+        _read_progress(meta or b"{}")
+        if frame_id not in self.in_hand and self.taker is not None:
+            self.taker.stray()
+
+    def cancel(self, command: Command) -> None:
+        """Send CANCEL; the worker's one last word on it will be dropped."""
+        for frame_id, held in self.in_hand.items():
+            if held is command:
+                self._transport.write(frames.encode(frames.CANCEL, frame_id), b"", idle=True)
+                return
+
+    def ping(self) -> bool:
+        """Send PING."""
+        self._pinged = True
+        self._transport.write(frames.encode(frames.PING), b"", idle=True)
+        return True
+
+    @property
+    def answered_ping(self) -> bool:
+        """Whether the last PING has had its PONG."""
+        return not self._pinged
+
+    def drain(self) -> None:
+        """Send DRAIN."""
+        if self.is_ready:
+            self._transport.write(frames.encode(frames.DRAIN), b"", idle=True)
+
+    def ended(self) -> str | None:
+        """A frame that was cut off, if there was one."""
+        return "the output ended inside a frame" if self._decoder.torn else None

@@ -1,0 +1,67 @@
+"""
+Who a worker deals with, and how it can be lost: what `process` and its neighbours agree on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from jobgate.pool.conversation import Taker
+
+if TYPE_CHECKING:
+    from jobgate.command import Command
+    from jobgate.pool.process import WorkerProcess
+    from jobgate.pool.report import Report
+
+__all__ = ["Crew", "Loss", "Owner"]
+
+
+class Loss:
+    """
+    How a worker was lost with commands in hand.
+
+    Attributes:
+        kind: "died", "protocol", "timeout" or "stopped" (the gate ended it for its own reasons).
+        cause: In words.
+        exit_status: What it exited with, if it did.
+        signal: The name of the signal that ended it, if one did.
+    """
+
+    __slots__ = ("cause", "exit_status", "kind", "signal")
+
+    def __init__(
+        self, kind: str, cause: str, exit_status: int | None = None, signal_name: str | None = None
+    ) -> None:
+        self.kind = kind
+        self.cause = cause
+        self.exit_status = exit_status
+        self.signal = signal_name
+
+
+class Crew(Taker, Protocol):
+    """The gate's side of one worker: its Runner."""
+
+    def stop(self) -> None:
+        """Hand the worker no more commands."""
+
+    def lost(self, command: Command, loss: Loss, *, begun: bool, alone: bool) -> None:
+        """The worker is lost, and had this command."""
+
+
+class Owner(Protocol):
+    """Who keeps the worker: the Supervisor."""
+
+    def worker_ready(self, worker: WorkerProcess) -> None:
+        """It can take commands."""
+
+    def worker_leaving(self, worker: WorkerProcess) -> None:
+        """It will take no more commands, whatever becomes of it."""
+
+    def worker_gone(self, worker: WorkerProcess, report: Report) -> None:
+        """It has exited and been reaped."""
+
+    def group_started(self, pgid: int) -> None:
+        """A process group lives."""
+
+    def group_ended(self, pgid: int) -> None:
+        """The process group has been killed."""
