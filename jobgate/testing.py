@@ -150,8 +150,12 @@ class _Pipe:
     def lose(self) -> None:
         """This descriptor is closed, by whichever side."""
         if not self.closed:
-            self.closed = True
-            self._child.pipe_closed(self._number)
+            self.connectionLost(None)
+
+    def connectionLost(self, reason: object) -> None:  # noqa: ARG002 (Twisted's signature)
+        """What Twisted calls then; the code under test may have put itself in front."""
+        self.closed = True
+        self._child.pipe_closed(self._number)
 
 
 class FakeChild:
@@ -316,12 +320,20 @@ class FakeChild:
         self.protocol.childDataReceived(_STATUS, why.encode())
         self.exit(127)
 
+    def read_all(self) -> None:
+        """Read its stdin: what it dies without having read, it cannot have begun."""
+        if self._stdin_fd in self._fds:
+            _ = self.written
+
     def exit(self, status: int = 0) -> None:
-        """Exit by itself; it has been reaped when this returns."""
+        """Exit by itself, all its stdin read; it has been reaped when this returns."""
+        self.read_all()
         self._die(ProcessTerminated(status, None, status << 8) if status else ProcessDone(0))
 
-    def kill(self, signal: signals.Signals = signals.SIGKILL) -> None:
-        """Be ended by a signal; it has been reaped when this returns."""
+    def kill(self, signal: signals.Signals = signals.SIGKILL, *, read: bool = True) -> None:
+        """Be ended by a signal, its stdin read or not; it has been reaped when this returns."""
+        if read:
+            self.read_all()
         self._die(ProcessTerminated(None, int(signal), int(signal)))
 
     def discard(self) -> None:

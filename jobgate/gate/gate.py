@@ -108,6 +108,8 @@ class Gate:
         self.draining = True
         for road in self.dispatcher:
             road.draining = True
+            # What was accepted is to be finished, also where an operator had paused it.
+            road.resume()
         return self._quiet(list(self.dispatcher))
 
     def abandon(self) -> None:

@@ -13,12 +13,15 @@ import errno
 import fcntl
 import os
 import select
+import sys
+import termios
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
+    from twisted.python.failure import Failure
 
 __all__ = ["ChildStdin", "ChildStdout", "Receiver"]
 
@@ -64,6 +67,16 @@ def _readable(fd: int) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def _in_pipe(fd: int) -> int:
+    """How many bytes a pipe holds that nobody has read."""
+    count = bytearray(4)
+    try:
+        fcntl.ioctl(fd, termios.FIONREAD, count)
+    except OSError:
+        return 0
+    return int.from_bytes(count, sys.byteorder)
 
 
 class ChildStdout:
@@ -159,15 +172,21 @@ class ChildStdin:
         self._gathered: list[bytes] = []
         self._closed = False
         self._lost = 0
+        self._unread = 0
         self.offered = 0
+        # The descriptor is closed there, and with it goes what the child has not read.
+        self._pipe_lost = pipe.connectionLost
+        pipe.connectionLost = self._connection_lost
         _enlarge(self._fd)
 
     @property
     def written(self) -> int:
-        """Bytes that the child may have seen: what is not here any more."""
+        """Bytes that the child may have seen: what is neither here any more nor in the pipe."""
+        if not self._closed:
+            self._unread = _in_pipe(self._fd)
         pipe = self._pipe
         left: int = len(pipe.dataBuffer) - pipe.offset + pipe._tempDataLen  # noqa: SLF001 (no public way)
-        return self.offered - left - sum(map(len, self._gathered)) - self._lost
+        return self.offered - left - sum(map(len, self._gathered)) - self._lost - self._unread
 
     def write(self, head: bytes, body: bytes, *, idle: bool) -> int:
         """
@@ -193,12 +212,15 @@ class ChildStdin:
         """End the child's input once everything is written."""
         if not self._closed:
             self._flush()
+            self._unread = 0
             self._closed = True
             self._pipe.loseConnection()
 
-    def lost(self) -> None:
+    def _connection_lost(self, reason: Failure) -> None:
         """The child has closed its end; nothing more is written."""
+        self._unread = _in_pipe(self._fd)
         self._closed = True
+        self._pipe_lost(reason)
 
     def _flush(self) -> None:
         pieces, self._gathered = self._gathered, []
@@ -218,6 +240,7 @@ class ChildStdin:
             # A child that closed its stdin: its death, or Twisted's own notice of the
             # closed pipe, follows and settles what it had. These bytes stay unwritten.
             if error.errno != errno.EAGAIN:
+                self._unread = _in_pipe(self._fd)
                 self._closed = True
                 self._gathered = pieces
                 return

@@ -273,9 +273,6 @@ class WorkerProcess(ProcessProtocol):
         if childFD == _STATUS:
             if not self._status:
                 self.conversation.started()
-        elif childFD == _STDIN:
-            if self._stdin is not None:
-                self._stdin.lost()
         elif childFD == _STDOUT:
             if self._stdout is not None:
                 self._stdout.close()

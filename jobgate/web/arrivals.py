@@ -91,6 +91,8 @@ class Arrivals:
         if server.access.has_tokens:
             local = self._connection.local
             exchange.refusal = server.access.check(exchange, server.seconds, local=local)
+        if head.length and server.ledger.held + head.length > server.ledger.limit:
+            exchange.refusal = exchange.refusal or _full()
         return exchange
 
     def too_slow(self) -> None:
@@ -265,7 +267,8 @@ class Arrivals:
         headers = head.headers
         if version not in ("1.1", "1.0"):
             raise errors.BadRequest(f"HTTP version: found {version}, wanted 1.1 or 1.0")
-        if len(self._fields) > _MAX_HEADERS:
+        size = len(self._target) + sum(len(name) + len(value) for name, value in self._fields)
+        if len(self._fields) > _MAX_HEADERS or size > _MAX_RAW:
             raise _headers_too_large()
         if not head.http10 and b"host" not in headers:
             raise errors.BadRequest("Host: found nothing, wanted the gate's name (RFC 9112, 3.2)")

@@ -78,9 +78,21 @@ class PipesTests(SynchronousTestCase):
         What could not be written because the child closed its stdin is never counted as written.
         """
         self.stdin.write(b"one", b"", idle=True)
+        self.child.read_all()
         self.child.close_stdin()
         self.stdin.write(b"two", b"", idle=True)
         self.assertEqual((self.stdin.offered, self.stdin.written), (6, 3))
+
+    def test_what_nobody_has_read(self) -> None:
+        """
+        What stands in the pipe has not been seen; when the pipe goes, it never will be.
+        """
+        self.stdin.write(b"one", b"", idle=True)
+        self.child.read_all()
+        self.stdin.write(b"two", b"", idle=True)
+        self.assertEqual(self.stdin.written, 3)
+        self.child.pipes[0].lose()
+        self.assertEqual(self.stdin.written, 3)
 
     def test_written_after_the_child_reads_no_more(self) -> None:
         """Nor is anything that is offered later."""
@@ -93,7 +105,7 @@ class PipesTests(SynchronousTestCase):
 
     def test_written_after_the_pipe_is_lost(self) -> None:
         """Nor what is offered after Twisted has said that the pipe is closed."""
-        self.stdin.lost()
+        self.child.pipes[0].lose()
         self.stdin.write(b"one", b"", idle=True)
         self.assertEqual(self.stdin.written, 0)
 
@@ -335,7 +347,7 @@ class WorkerProcessTests(WorkerCase):
         """A command that did not fit the pipe whole cannot have begun."""
         worker, child = self.ready(in_flight=2)
         worker.send(command(b"x" * 3_000_000))
-        child.kill()
+        child.kill(read=False)
         self.assertEqual(self.crew.of("lost")[0][2]["begun"], False)
 
     def test_command_after_stdin_was_closed(self) -> None:

@@ -1,0 +1,5 @@
+"""Gives back what it is given."""
+
+from jobgate.worker import serve
+
+serve(lambda command: command.body)
