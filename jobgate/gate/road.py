@@ -171,7 +171,8 @@ class Road:
         queue_timeout = self.config.queue_timeout
         if queue_timeout:
             command.queue_deadline = deadline = command.accepted + queue_timeout
-            command.due = min(command.due, deadline)
+            if deadline < command.due:
+                command.due = deadline
         command.shard = shard
         command.forget = self._left
         command.reply = Deferred(command.leave)

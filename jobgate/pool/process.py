@@ -365,8 +365,12 @@ class WorkerProcess(ProcessProtocol):
         self._wait(_POLITE, self._end_by_signal)
 
     def _end_by_signal(self) -> None:
-        self._signal(signal.SIGTERM)
-        self._wait(self.config.kill_timeout, self._signal, signal.SIGKILL)
+        if self.config.kill_timeout:
+            self._signal(signal.SIGTERM)
+            self._wait(self.config.kill_timeout, self._signal, signal.SIGKILL)
+        else:
+            self._cancel_timer()
+            self._signal(signal.SIGKILL)
 
     def _stdout_closed(self) -> None:
         if self.state not in (State.ENDING, State.GONE):
