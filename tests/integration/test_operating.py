@@ -1283,8 +1283,12 @@ def test_a_dead_warden_is_replaced(start_gate: Callable[..., Program]) -> None:
     gate = start_gate({"queues": {"q": ACTOR}})
 
     def warden() -> list[psutil.Process]:
-        children = psutil.Process(gate.pid).children()
-        return [p for p in children if "warden" in " ".join(p.cmdline())]
+        found = []
+        for child in psutil.Process(gate.pid).children():
+            with contextlib.suppress(psutil.Error):  # it may die while it is looked at
+                if "warden" in " ".join(child.cmdline()):
+                    found.append(child)
+        return found
 
     [first] = warden()
     first.kill()
