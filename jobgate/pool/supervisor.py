@@ -81,6 +81,13 @@ class Post:
         return f"<Post {self.name} restarts={self.restarts} {self.everyone}>"
 
     @property
+    def trying(self) -> bool:
+        """Whether a worker is about to be started here, or is starting."""
+        return self.restart is not None or (
+            self.worker is not None and self.worker.state is State.STARTING
+        )
+
+    @property
     def everyone(self) -> list[WorkerProcess]:
         """All processes of this post."""
         return [w for w in (self.worker, self.next, *self.leaving) if w is not None]
@@ -298,9 +305,7 @@ class Supervisor:
 
     def _fill(self, post: Post, wait: float) -> None:
         """Start a worker at an empty post; in the next turn at the earliest, never nested."""
-        if self._backoff.looping and any(
-            other.restart is not None or other.worker is not None for other in self.posts
-        ):
+        if self._backoff.looping and any(other.trying for other in self.posts):
             # In a crash loop one worker is tried at a time; the others follow if it lives.
             return
         if post.worker is None and post.restart is None and post.number < self._size:
@@ -349,8 +354,15 @@ class Supervisor:
             worker.idle and self._reactor.seconds() - worker.ready_at < _PROBATION
         ):
             return self._died()
-        self._backoff.lived()
+        self._well()
         return 0.0
+
+    def _well(self) -> None:
+        """Workers can live: a crash loop is over, and every place is to be filled."""
+        was_looping = self._backoff.looping
+        self._backoff.lived()
+        if was_looping:
+            self._fill_all()
 
     def _died(self) -> float:
         wait = self._backoff.died()
@@ -368,10 +380,7 @@ class Supervisor:
     def _passed(self, worker: WorkerProcess) -> None:
         """A second after HELLO and still alive: whatever was wrong is over."""
         if worker.state is State.READY:
-            was_looping = self._backoff.looping
-            self._backoff.lived()
-            if was_looping:
-                self._fill_all()
+            self._well()
 
     def _first_known(self) -> None:
         """The first worker is ready, or has failed to be."""

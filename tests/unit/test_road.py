@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 DIED = Loss("died", "killed by SIGSEGV", None, "SIGSEGV")
 
 
+def leave(command: Command) -> None:
+    """Its caller goes away, and nobody asks what became of it."""
+    command.reply.addErrback(lambda failure: failure.trap(CancelledError) and None)
+    command.reply.cancel()
+
+
 class FakePool:
     """A Supervisor that is told what to say."""
 
@@ -586,9 +592,9 @@ class TryingAgainTests(RoadCase):
         self.assertEqual(error.extra["attempt"], 2)
         error = self.refused(errors.PoisonCommand, b"bad")
         self.assertEqual(error.extra["executed"], "no")
-        self.submit(b"good").reply.cancel()
+        leave(self.submit(b"good"))
         self.clock.advance(3601)
-        self.submit(b"bad").reply.cancel()
+        leave(self.submit(b"bad"))
 
     def test_poison_needs_to_be_alone(self) -> None:
         """Who died in company is not blamed: its deaths make `worker-died`, not poison."""
@@ -598,7 +604,7 @@ class TryingAgainTests(RoadCase):
         self.worker("b", 2).lose(DIED)
         self.failed(first, errors.WorkerDied)
         self.failed(second, errors.WorkerDied)
-        self.submit(b"1").reply.cancel()
+        leave(self.submit(b"1"))
 
     def test_other_losses_do_not_poison(self) -> None:
         """A worker that the gate itself ended blames nobody."""
@@ -616,7 +622,7 @@ class TryingAgainTests(RoadCase):
         self.worker("a").lose(DIED)
         self.failed(made, errors.PoisonCommand)
         self.road.reconfigure(queue_config(retry="safe", attempts=1, size=5))
-        self.submit(b"bad").reply.cancel()
+        leave(self.submit(b"bad"))
 
     def test_decline(self) -> None:
         """DECLINE gives it to another at once, counts no attempt, and never comes back."""
