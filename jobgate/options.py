@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
+from twisted.internet.endpoints import serverFromString
 from twisted.python import usage
 
 from jobgate.config import from_tables, load, to_toml
@@ -76,6 +77,7 @@ class Options(usage.Options):
         """Load and check everything, so that nothing is started on a bad configuration."""
         try:
             self.configuration = configuration(self)
+            _check_endpoints(self.configuration)
         except ConfigError as error:
             _give_up(str(error))
         if self["check"]:
@@ -192,6 +194,22 @@ def _without_refusal(tables: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(gate, dict) or "listen" not in gate:
         return tables
     return {**tables, "gate": {key: value for key, value in gate.items() if key != "listen"}}
+
+
+def _check_endpoints(config: GateConfig) -> None:
+    """
+    Raises:
+        ConfigError: Twisted cannot make anything of one of the endpoint strings.
+    """
+    from twisted.internet import reactor
+
+    for endpoint in config.gate.listen:
+        try:
+            serverFromString(reactor, endpoint)
+        except Exception as error:  # noqa: BLE001 (whatever its parser raises: it is no endpoint)
+            wanted = f"a Twisted endpoint string ({error})"
+            message = f"{config.source}: gate.listen: found {endpoint!r}, wanted {wanted}"
+            raise ConfigError(message) from None
 
 
 def _give_up(message: str) -> NoReturn:

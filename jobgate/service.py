@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from jobgate import options
 from jobgate.errors import ConfigError
 from jobgate.gate import Gate
+from jobgate.gate.audit import Audit
 from jobgate.loop import tune
 from jobgate.options import Options
 from jobgate.web.server import HTTPServer
@@ -166,7 +167,9 @@ class JobgateService(Service):
             return
         try:
             config = self._reread()
-        except ConfigError as error:
+            if config.gate.audit:
+                Audit(config.gate.audit).close()
+        except (ConfigError, OSError) as error:
             self._log.error("nothing is changed: {why}", why=str(error))
             return
         done = maybeDeferred(self.server.relisten, config)

@@ -18,6 +18,8 @@ def expected_wait(ahead: int, service_time: float, lanes: int) -> float:
     """
     How long a command will wait that finds `ahead` others before it.
 
+    What runs now counts as one more: it is not known how far it is.
+
     Args:
         ahead: Commands that wait and would be taken first.
         service_time: Seconds a command runs, as measured; 0 while unknown.

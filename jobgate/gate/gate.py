@@ -85,7 +85,7 @@ class Gate:
         self._ids = IdMaker(config.gate.name)
         self._guard = Guard(reactor)
         self._supervisors: dict[str, Supervisor] = {}
-        self._leaving: list[Supervisor] = []
+        self._leaving: list[tuple[Road, Supervisor]] = []
         self._audit = Audit(config.gate.audit) if config.gate.audit else None
         for queue in config.queues.values():
             self._add(queue)
@@ -106,15 +106,13 @@ class Gate:
             Fires when nothing waits or runs any more, at the latest after `drain_timeout`.
         """
         self.draining = True
-        for road in self.dispatcher:
-            road.draining = True
-            # What was accepted is to be finished, also where an operator had paused it.
-            road.resume()
-        return self._quiet(list(self.dispatcher))
+        for road in self._roads():
+            self._close(road)
+        return self._quiet(self._roads())
 
     def abandon(self) -> None:
         """No more time: what is left ends as `shutting-down`."""
-        for road in self.dispatcher:
+        for road in self._roads():
             road.draining = True
             road.abandon()
 
@@ -122,15 +120,14 @@ class Gate:
         """End all workers; fires when every child has been reaped."""
         self.draining = True
         self.abandon()
-        everyone = [*self._supervisors.values(), *self._leaving]
-        gone = [supervisor.stop() for supervisor in everyone]
+        gone = [supervisor.stop() for supervisor in self._everyone()]
         if hurry:
             self.hurry()
         return DeferredList(gone).addCallback(self._has_stopped)
 
     def hurry(self) -> None:
         """End all workers at once."""
-        for supervisor in [*self._supervisors.values(), *self._leaving]:
+        for supervisor in self._everyone():
             supervisor.hurry()
 
     def reconfigure(self, config: GateConfig) -> Deferred[None]:
@@ -160,11 +157,10 @@ class Gate:
             if name not in before.queues:
                 self._add(queue)
                 outcomes.append(self._supervisors[name].start())
-            elif queue != before.queues[name]:
+            else:
+                # Also where nothing has changed: an earlier change may not have come to life.
                 self.dispatcher[name].reconfigure(queue)
                 self._supervisors[name].reconfigure(queue)
-            else:
-                self.dispatcher[name].poison.clear()
         return DeferredList(outcomes).addCallback(lambda _: None)
 
     # --- the ways in
@@ -239,7 +235,7 @@ class Gate:
         """Every worker, with its post."""
         return [
             (post, worker)
-            for supervisor in [*self._supervisors.values(), *self._leaving]
+            for supervisor in self._everyone()
             for post in supervisor.posts
             for worker in post.everyone
         ]
@@ -260,6 +256,20 @@ class Gate:
 
     # --- inside
 
+    def _roads(self) -> list[Road]:
+        """All of them, those of queues that are no more included."""
+        return [*self.dispatcher, *(road for road, _ in self._leaving)]
+
+    def _everyone(self) -> list[Supervisor]:
+        """All who keep workers, likewise."""
+        return [*self._supervisors.values(), *(supervisor for _, supervisor in self._leaving)]
+
+    @staticmethod
+    def _close(road: Road) -> None:
+        """Let nothing new in; what was accepted is to be finished, also where it was paused."""
+        road.draining = True
+        road.resume()
+
     def _add(self, queue: QueueConfig) -> None:
         road = Road(queue, self.reactor, self._audit)
         supervisor = Supervisor(queue, self.reactor, _Foreman(road), self._guard)
@@ -271,8 +281,9 @@ class Gate:
         """A queue that is no more: what it has is finished, then its workers go."""
         road = self.dispatcher.roads.pop(name)
         supervisor = self._supervisors.pop(name)
-        road.draining = True
-        self._leaving.append(supervisor)
+        leaving = road, supervisor
+        self._leaving.append(leaving)
+        self._close(road)
 
         def quiet(_: object) -> Deferred[None]:
             road.abandon()
@@ -280,7 +291,7 @@ class Gate:
             return supervisor.stop()
 
         def gone(_: object) -> None:
-            self._leaving.remove(supervisor)
+            self._leaving.remove(leaving)
 
         self._quiet([road]).addCallback(quiet).addCallback(gone)
 
@@ -299,7 +310,7 @@ class Gate:
         self.started = True
 
     def _has_stopped(self, _: object) -> None:
-        for road in self.dispatcher:
+        for road in self._roads():
             road.close()
         self._guard.stop()
         if self._audit is not None:

@@ -101,6 +101,10 @@ class Runner:
         self._road.declined(command, self.worker)
         self._fill()
 
+    def rested(self) -> None:
+        """The worker has room again."""
+        self._fill()
+
     def stray(self) -> None:
         """A reply to nothing in flight was dropped."""
         self._road.stats.stray_replies += 1

@@ -18,7 +18,7 @@ BOUNDS: Final = tuple(2**power / _STEP for power in range(22))
 """Upper bounds of the histograms in seconds, from a quarter of a millisecond to eight minutes."""
 _LAST: Final = len(BOUNDS)
 _WEIGHT: Final = 0.05
-"""What one more measurement counts in the moving average of the service time."""
+"""What one more measurement counts in the moving average; the first few count more."""
 
 
 class Histogram:
@@ -53,6 +53,7 @@ class QueueStats:
         waited: How long commands waited before they began, in seconds.
         ran: How long they ran.
         service_time: Moving average of how long a command occupies a worker, in seconds.
+        measured: How many durations it was made from.
     """
 
     def __init__(self) -> None:
@@ -67,6 +68,7 @@ class QueueStats:
         self.waited = Histogram()
         self.ran = Histogram()
         self.service_time = 0.0
+        self.measured = 0
 
     def measure(self, waited: float, ran: float) -> None:
         """Take in one command that ran to its end."""
@@ -79,7 +81,6 @@ class QueueStats:
         power = int(ran * _STEP).bit_length()
         histogram.counts[power if power < _LAST else _LAST] += 1
         histogram.total += ran
-        if self.service_time:
-            self.service_time += _WEIGHT * (ran - self.service_time)
-        else:
-            self.service_time = ran
+        self.measured += 1
+        weight = _WEIGHT if self.measured > 1 / _WEIGHT else 1 / self.measured
+        self.service_time += weight * (ran - self.service_time)

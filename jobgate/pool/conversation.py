@@ -40,6 +40,9 @@ class Taker(Protocol):
     def declined(self, command: Command) -> None:
         """The worker will not have it."""
 
+    def rested(self) -> None:
+        """The worker has room again, although no command has just ended."""
+
     def stray(self) -> None:
         """A reply to nothing that is in flight was dropped."""
 
@@ -55,6 +58,9 @@ class Transport(Protocol):
 
     def look(self) -> None:
         """Take in what the worker has said already but nobody has read."""
+
+    def soon(self, then: Callable[[], None]) -> None:
+        """Call back once everything else that has happened by now is dealt with."""
 
     def ready(self) -> None:
         """The worker can take commands."""

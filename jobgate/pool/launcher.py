@@ -35,6 +35,9 @@ def main(cwd: str, parent: str, *command: str) -> None:
         os.setsid()
         _die_with_parent(int(parent))
         os.chdir(cwd)
+        # Python ignores these two, and what is ignored stays so in what it becomes.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         os.execvp(command[0], command)  # noqa: S606 (becoming it is the point)
     except OSError as error:
         what = cwd if error.filename == cwd else command[0]

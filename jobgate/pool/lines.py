@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LinesConversation"]
 
+_APART = 0.005
+"""Seconds after an answer within which more output may still belong to it."""
+
 
 class LinesConversation(Conversation):
     """The `lines` protocol (contract section 5.2), from the gate's side."""
@@ -37,6 +40,7 @@ class LinesConversation(Conversation):
         self._decoder = self._new_decoder(config.until, config.until_regex)
         self._boot: LinesDecoder | None = None
         self._banner_seen = False
+        self._answered_at = -_APART
         if config.boot_until or config.boot_until_regex:
             self._boot = self._new_decoder(config.boot_until, config.boot_until_regex)
 
@@ -86,22 +90,40 @@ class LinesConversation(Conversation):
         self._transport.ready()
 
     def _output(self, data: bytes) -> None:
+        frame_id, command = next(iter(self.in_hand.items()))
+        if self._transport.written() < command.offered:
+            # It has not read the command yet, so this cannot be the answer.
+            self._left_over(data)
+            return
         body = self._decoder.feed(data)
         if body is None:
             return
-        now = self._seconds()
-        frame_id = next(iter(self.in_hand))
         extra = self._decoder.pending
-        if extra:
-            self.is_ready = False
-        command = self._finish(frame_id, now)
+        now = self._seconds()
+        if extra and command.began - self._answered_at < _APART:
+            # The first of these may belong to the command before: neither is to be trusted.
+            self._left_over(body + b"\n" + extra)
+            return
+        # Whoever prints more does it at once: until that is seen, no other command is given.
+        self.is_ready = False
+        self._answered_at = now
+        self._finish(frame_id, now)
         self.done += 1
-        if command is not None and self.taker is not None:
+        if self.taker is not None:
             self.taker.replied(command, Reply(body, self._config.reply_type), now)
         if extra:
             self._left_over(extra)
         else:
+            self._transport.soon(self._rest)
             self._transport.settled(now)
+
+    def _rest(self) -> None:
+        """A moment after a reply: whoever has said nothing more is ready for the next command."""
+        self._transport.look()
+        if not self.closed:
+            self.is_ready = True
+            if self.taker is not None:
+                self.taker.rested()
 
     def _left_over(self, data: bytes) -> None:
         self.is_ready = False

@@ -28,6 +28,8 @@ from jobgate.pool.report import Output, Report
 from jobgate.pool.roles import Crew, Loss, Owner
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
@@ -217,6 +219,10 @@ class WorkerProcess(ProcessProtocol):
         """Take in what the child has said already."""
         if self._stdout is not None:
             self._stdout.read_rest()
+
+    def soon(self, then: Callable[[], None]) -> None:
+        """Call back in the next turn of the loop."""
+        self._reactor.callLater(0, then)
 
     def ready(self) -> None:
         """It has said HELLO, or what stands for it."""

@@ -187,13 +187,13 @@ class Supervisor:
         Workers are replaced if how they are started has changed; posts come and go
         with `workers`. The old workers serve until the new ones are ready.
         """
-        changed = config.worker() != self._config.worker()
         self._config = config
         self._backoff.lived()
         for post in self.posts:
             self._cancel_restart(post)
-        if changed:
-            self.recycle_all()
+        for post in self.posts:
+            if post.worker is not None and post.worker.config != config.worker():
+                self.recycle(post)
         self._fill_all()
         for post in self.posts:
             if post.number >= self._size:

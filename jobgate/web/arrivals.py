@@ -148,11 +148,14 @@ class Arrivals:
             if len(headers) != len(self._fields):
                 headers = self._join_repeated()
             target = self._target
+            if not target.startswith(b"/"):
+                authority, target = _absolute_form(target)
+                headers[b"host"] = authority or headers.get(b"host", b"")
             self._exchange = exchange = Exchange(
                 self._connection,
                 Head(
                     method,
-                    target if target.startswith(b"/") else _origin_form(target),
+                    target,
                     headers,
                     http10=version == "1.0",
                     keep_alive=parser.should_keep_alive(),
@@ -336,13 +339,13 @@ class Arrivals:
         return errors.BodyTooLarge(f"{length} bytes, where {limit} are taken", limit=limit)
 
 
-def _origin_form(target: bytes) -> bytes:
-    """The path and query of an absolute-form target (RFC 9112, section 3.2.2)."""
+def _absolute_form(target: bytes) -> tuple[bytes, bytes]:
+    """The authority, which stands for `Host`, and the rest of a target (RFC 9112, 3.2.2)."""
     _, scheme, rest = target.partition(b"://")
     if not scheme:
-        return target
-    _, slash, path = rest.partition(b"/")
-    return slash + path or b"/"
+        return b"", target
+    authority, slash, path = rest.partition(b"/")
+    return authority, slash + path or b"/"
 
 
 def _full() -> JobgateError:

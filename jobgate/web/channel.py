@@ -276,6 +276,9 @@ class FrontDoor(Protocol):
             if failure is not None and not response.events:
                 # Without chunks, only a reset tells the caller that this was not all.
                 if chunked:
+                    limit = self._server.settings.body_timeout or _FOREVER
+                    self.due = self._server.seconds() + limit
+                    self._closing = True
                     self.transport.loseConnection()
                 else:
                     self.transport.abortConnection()

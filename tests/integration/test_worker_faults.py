@@ -924,7 +924,11 @@ def test_lines_a_line_too_much_under_load(shared: Program) -> None:
         callers = [background(shared.call, "lines-loud", b"two")]
         callers += [background(shared.call, "lines-loud", b"after %d" % k) for k in range(5)]
         answers = [result(caller) for caller in callers]
-        assert answers[0].body == b"first", n
+        # Right after another command's answer, nobody can tell whose these two lines are.
+        if answers[0].status == 200:
+            assert answers[0].body == b"first", n
+        else:
+            assert answers[0].slug == "worker-protocol-error", n
         bodies = [answer.body for answer in answers[1:]]
         assert bodies == [b"AFTER %d" % k for k in range(5)], n
 
