@@ -69,7 +69,7 @@ class Road:
     Args:
         config: The queue's configuration.
         clock: Seconds and timers.
-        audit: See below.
+        audit: Where acceptance and outcome are written down, if anywhere.
 
     Attributes:
         shards: The CommandQueues; workers of one never take from another.
@@ -77,7 +77,7 @@ class Road:
         poison: Commands that are kept out.
         pool: Who keeps its workers.
         draining: The gate is about to go; nothing new comes in.
-        audit: Told of acceptance and outcome, if the operator wants an audit.
+        audit: As given; a reload may bring another.
         running_add: Says that a command has been handed to a worker.
     """
 
