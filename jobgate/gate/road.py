@@ -246,6 +246,13 @@ class Road:
         command.attempt -= 1
         self._wait_again(command)
 
+    def unfit(self, command: Command, why: str) -> None:
+        """It cannot be written as its worker's protocol wants it: nobody has seen it."""
+        self._deadlines.remove(command)
+        command.attempt -= 1
+        if command.state is not DONE:
+            self._fail(command, errors.BadRequest(why), self._seconds())
+
     def succeeded(self, command: Command, reply: Reply, now: float) -> None:
         """Its worker has answered."""
         self._deadlines.remove(command)

@@ -101,6 +101,10 @@ class Runner:
         self._road.declined(command, self.worker)
         self._fill()
 
+    def unfit(self, command: Command, why: str) -> None:
+        """The worker cannot be given it."""
+        self._road.unfit(command, why)
+
     def rested(self) -> None:
         """The worker has room again."""
         self._fill()

@@ -40,6 +40,9 @@ class Taker(Protocol):
     def declined(self, command: Command) -> None:
         """The worker will not have it."""
 
+    def unfit(self, command: Command, why: str) -> None:
+        """This kind of worker cannot be given it; nothing has been written."""
+
     def rested(self) -> None:
         """The worker has room again, although no command has just ended."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from jobgate.command import Reply
 from jobgate.pool.conversation import Conversation, Transport
 from jobgate.wire.frames import WireError
-from jobgate.wire.lines import LinesDecoder, Template
+from jobgate.wire.lines import LinesDecoder, Template, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +59,14 @@ class LinesConversation(Conversation):
         self._transport.look()
         if not self.is_ready:
             return False
-        self._give(command, self._template.fill(command.body), b"")
+        try:
+            # Mostly done at admission; a command may have been let in for another protocol.
+            line = one_line(command.body, command.content_type)
+        except ValueError as error:
+            if self.taker is not None:
+                self.taker.unfit(command, str(error))
+            return True
+        self._give(command, self._template.fill(line), b"")
         return True
 
     def receive(self, data: bytes) -> None:

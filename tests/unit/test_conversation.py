@@ -637,6 +637,14 @@ class LinesTests(Case):
             (reply.body, reply.content_type, reply.status), (b"4", "text/plain; charset=utf-8", 200)
         )
 
+    def test_let_in_for_another_protocol(self) -> None:
+        """What is no line is refused even here, and JSON becomes one: nothing else is written."""
+        made = self.give(b"one\ntwo")
+        self.assertEqual((self.taker.of("unfit")[0][0], self.carrier.sent), (made, b""))
+        self.assertEqual(self.conversation.in_hand, {})
+        self.give(b'{\n"a": 1}')
+        self.assertEqual(self.carrier.sent, b'{"a":1}\n')
+
     def test_exiftool(self) -> None:
         """`send` with several lines and `until`: the contract's exiftool."""
         self.build(send="-j\n{line}\n-execute\n", until="{ready}", reply_type="application/json")
