@@ -60,9 +60,15 @@ class JobgateError(Exception):
     executed = "no"
 
     def __init__(
-        self, detail: str = "", *, retry_after: float | None = None, **extra: object
+        self,
+        detail: str = "",
+        *,
+        retry_after: float | None = None,
+        executed: str = "",
+        **extra: object,
     ) -> None:
         super().__init__(detail)
+        self.executed = executed or self.executed
         self.detail = detail
         self.retry_after = retry_after
         self.extra = extra

@@ -47,7 +47,6 @@ class Calls:
     def __init__(self, gate: Gate, access: Access) -> None:
         self._gate = gate
         self._access = access
-        self._rights: dict[str, str] = {}
 
     def call(self, exchange: Exchange, queue: str, answer: Callable[[Response], None]) -> None:
         """

@@ -395,7 +395,7 @@ class OutcomeTests(RoadCase):
         self.worker()
         running, waiting = self.submit(), self.submit()
         self.road.abandon()
-        self.assertEqual(self.failed(running, errors.ShuttingDown).extra["executed"], "maybe")
+        self.assertEqual(self.failed(running, errors.ShuttingDown).executed, "maybe")
         error = self.failed(waiting, errors.ShuttingDown)
         self.assertEqual(error.extra.get("executed", error.executed), "no")
 
@@ -591,7 +591,7 @@ class TryingAgainTests(RoadCase):
         error = self.failed(made, errors.PoisonCommand)
         self.assertEqual(error.extra["attempt"], 2)
         error = self.refused(errors.PoisonCommand, b"bad")
-        self.assertEqual(error.extra["executed"], "no")
+        self.assertEqual(error.executed, "no")
         leave(self.submit(b"good"))
         self.clock.advance(3601)
         leave(self.submit(b"bad"))
