@@ -9,12 +9,16 @@ Each class has a `slug`, the stable word that names its problem page, and
 from __future__ import annotations
 
 __all__ = [
+    "AlreadyFinished",
     "BadRequest",
     "BodyTooLarge",
+    "Cancelled",
     "CommandFailed",
     "ConfigError",
+    "Expired",
     "Forbidden",
     "GateFull",
+    "Gone",
     "InternalError",
     "JobgateError",
     "MethodNotAllowed",
@@ -27,7 +31,10 @@ __all__ = [
     "QuotaExceeded",
     "RequestTimeout",
     "ShuttingDown",
+    "StaleAttempt",
+    "StoreUnavailable",
     "Unauthorized",
+    "UnknownJob",
     "UnknownQueue",
     "UnknownWorker",
     "Unprocessable",
@@ -230,6 +237,56 @@ class NoWorker(JobgateError):
 
     slug = "no-worker"
     title = "No worker can take the command"
+
+
+class UnknownJob(JobgateError):
+    """No job, graph or lease of that id, or not for this caller."""
+
+    slug = "unknown-job"
+    title = "There is no job of this id"
+
+
+class AlreadyFinished(JobgateError):
+    """The job has ended; what was asked for needs one that has not."""
+
+    slug = "already-finished"
+    title = "The job has ended already"
+
+
+class StaleAttempt(JobgateError):
+    """A late or second reply: that attempt does not run any more."""
+
+    slug = "stale-attempt"
+    title = "This attempt is over"
+
+
+class Gone(JobgateError):
+    """The outcome was kept for its time and is no more."""
+
+    slug = "gone"
+    title = "The outcome is no longer kept"
+    executed = "maybe"
+
+
+class Cancelled(JobgateError):
+    """The job was cancelled; `detail` says why."""
+
+    slug = "cancelled"
+    title = "The job was cancelled"
+
+
+class Expired(JobgateError):
+    """The job waited longer than its queue's `expires`."""
+
+    slug = "expired"
+    title = "The job waited too long"
+
+
+class StoreUnavailable(JobgateError):
+    """The store cannot be reached, is full, or cannot be written."""
+
+    slug = "store-unavailable"
+    title = "The store cannot keep anything now"
 
 
 class ShuttingDown(JobgateError):

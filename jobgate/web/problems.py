@@ -42,8 +42,13 @@ _KINDS: Final = (
     ),
     Problem(404, errors.NotFound, "Look the address up in `/openapi.json`."),
     Problem(404, errors.UnknownQueue, "`GET /queues` lists the queues."),
+    Problem(404, errors.UnknownJob, "Check the id; outcomes are kept for `result_ttl` only."),
     Problem(405, errors.MethodNotAllowed, "Use a method that `Allow` lists."),
     Problem(408, errors.RequestTimeout, "Send the whole request within the gate's times."),
+    Problem(409, errors.AlreadyFinished, "`GET /jobs/ID` tells how it ended."),
+    Problem(409, errors.Cancelled, "The detail says why; push it again if it is wanted still."),
+    Problem(409, errors.StaleAttempt, "Throw the work away: the attempt is over."),
+    Problem(410, errors.Gone, "Fetch outcomes within the queue's `result_ttl`."),
     Problem(413, errors.BodyTooLarge, "Send less, or have `max_body` raised."),
     Problem(422, errors.Unprocessable, "Mend what the detail names."),
     Problem(429, errors.QuotaExceeded, "Wait for `Retry-After` seconds; others are not affected."),
@@ -63,8 +68,12 @@ _KINDS: Final = (
     Problem(503, errors.GateFull, "Wait for `Retry-After` seconds, or ask another gate."),
     Problem(503, errors.NoWorker, "`GET /readyz` tells why; the gate keeps trying."),
     Problem(503, errors.Purged, "An operator emptied the queue; nothing has run."),
+    Problem(
+        503, errors.StoreUnavailable, "Wait for `Retry-After` seconds; plain calls go on meanwhile."
+    ),
     Problem(503, errors.ShuttingDown, "Ask another gate, or this one once it is back."),
     Problem(504, errors.QueueTimeout, "Nothing has run: try again, or add workers."),
+    Problem(504, errors.Expired, "It was not run: push it again, or raise `expires`."),
     Problem(504, errors.WorkerTimeout, "The command may have run; it was too slow."),
 )
 

@@ -1,0 +1,249 @@
+"""
+A job: its states as one table, and what it looks like on its way into and out of a store.
+
+Plain data and pure rules. Must not know stores, clocks, queues or HTTP. Times are
+seconds since the epoch on the store's own clock; spans are in seconds.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "FOLLOWS",
+    "TERMINAL",
+    "Change",
+    "Ending",
+    "Job",
+    "NewJob",
+    "Reply",
+    "State",
+    "Taken",
+    "Try",
+]
+
+
+class State(IntEnum):
+    """Where a job stands; from `SUCCEEDED` on it is over."""
+
+    BLOCKED = 0
+    """It needs others that have not ended."""
+    SCHEDULED = 1
+    """It waits for its time: a delay, or the back-off after a failure."""
+    QUEUED = 2
+    """It waits for a worker."""
+    RUNNING = 3
+    """A worker has it, or a puller by its lease."""
+    SUCCEEDED = 4
+    FAILED = 5
+    """It ended with a problem that trying again would not mend."""
+    CANCELLED = 6
+    DEAD = 7
+    """All its attempts are used up, or its time is; it stays until it is purged or retried."""
+
+    @property
+    def word(self) -> str:
+        """As documents write it."""
+        return self.name.lower()
+
+
+TERMINAL: Final = State.SUCCEEDED
+"""This state and every later one is an end."""
+
+FOLLOWS: Final[Mapping[State, frozenset[State]]] = {
+    State.BLOCKED: frozenset({State.SCHEDULED, State.QUEUED, State.CANCELLED, State.DEAD}),
+    State.SCHEDULED: frozenset({State.QUEUED, State.CANCELLED, State.DEAD}),
+    State.QUEUED: frozenset({State.RUNNING, State.CANCELLED, State.FAILED, State.DEAD}),
+    State.RUNNING: frozenset(
+        {
+            State.QUEUED,
+            State.SCHEDULED,
+            State.SUCCEEDED,
+            State.FAILED,
+            State.CANCELLED,
+            State.DEAD,
+        }
+    ),
+    State.SUCCEEDED: frozenset(),
+    State.FAILED: frozenset({State.QUEUED}),
+    State.CANCELLED: frozenset(),
+    State.DEAD: frozenset({State.QUEUED}),
+}
+"""Which state may follow which; from `FAILED` and `DEAD` only an explicit retry leads back."""
+
+
+class NewJob(msgspec.Struct, frozen=True, gc=False):
+    """
+    What is put into a store.
+
+    Attributes:
+        id: Made by the gate, so that putting it again is harmless.
+        queue: Where it waits.
+        body: The work.
+        content_type: What the body is.
+        priority: 0 (first) to 7.
+        attempts: Starts in all that may be used up.
+        delay: Seconds until it may start.
+        expires: Seconds after which it is dead if it still waits; 0: never.
+        keep: Seconds for which its outcome is kept.
+        headers: What is handed on to the worker, as JSON text; empty if nothing.
+        caller: The name of the token it came with.
+        callback: Where its end is to be told; empty if nowhere.
+        call: It is a call with a caller attached: it ends when the gate dies.
+        once: It is never started a second time, not even after the gate's death.
+        name: Its name within its graph; empty outside of graphs.
+        needs: The ids of the jobs it needs.
+        when: `succeeded` or `finished`: how what it needs must end.
+    """
+
+    id: str
+    queue: str
+    body: bytes
+    content_type: str
+    priority: int = 3
+    attempts: int = 3
+    delay: float = 0.0
+    expires: float = 0.0
+    keep: float = 3600.0
+    headers: str = ""
+    caller: str = ""
+    callback: str = ""
+    call: bool = False
+    once: bool = False
+    name: str = ""
+    needs: tuple[str, ...] = ()
+    when: str = "succeeded"
+
+
+class Taken(msgspec.Struct, frozen=True, gc=False):
+    """
+    A job that a gate has taken out of the store's backlog, with its body, to run it.
+
+    Attributes:
+        attempt: Starts so far; the next one is `attempt + 1`.
+        spent: Of these, those that count against `attempts`.
+        inputs: `(name, job id)` of what it needed, in the order of its needs.
+    """
+
+    id: str
+    queue: str
+    body: bytes
+    content_type: str
+    priority: int
+    attempt: int
+    spent: int
+    attempts: int
+    created: float
+    headers: str
+    caller: str
+    call: bool = False
+    once: bool = False
+    graph: str = ""
+    name: str = ""
+    inputs: tuple[tuple[str, str], ...] = ()
+
+
+class Job(msgspec.Struct, gc=False):
+    """
+    What a store knows of a job, without its body and result.
+
+    Attributes:
+        due: When it may start, while `SCHEDULED`; else 0.
+        started: When its last attempt began; 0 before the first.
+        finished: When it ended; 0 before.
+        until: When its lease lapses, while a puller has it; else 0.
+        expires: When it is dead if it still waits; 0: never.
+        error: The problem it ended with, or that its last attempt ended with, as a document.
+        needs: Name (or id, outside of graphs) to state of what it needs.
+        gone: Its outcome was kept for its time and is no more; only the fact is left.
+    """
+
+    id: str
+    queue: str
+    state: State
+    attempt: int
+    spent: int
+    attempts: int
+    priority: int
+    created: float
+    content_type: str = ""
+    due: float = 0.0
+    started: float = 0.0
+    finished: float = 0.0
+    until: float = 0.0
+    expires: float = 0.0
+    worker: str = ""
+    caller: str = ""
+    callback: str = ""
+    call: bool = False
+    graph: str = ""
+    name: str = ""
+    error: dict[str, Any] | None = None
+    needs: dict[str, State] = {}
+    gone: bool = False
+
+
+class Reply(msgspec.Struct, frozen=True, gc=False):
+    """A stored reply."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+class Ending(msgspec.Struct, frozen=True, gc=False):
+    """
+    How an attempt ended, and what becomes of its job.
+
+    Attributes:
+        state: A terminal one, or `QUEUED` (again, at once) or `SCHEDULED` (again, after `delay`).
+        reply: What the worker answered, if it did.
+        error: The problem, as a document, if there was one.
+        delay: Seconds until the next attempt may start.
+        spent: Whether the attempt counts against the job's `attempts`.
+        output: The last that the worker printed, for dead letters.
+        jobs: Further jobs for the job's own graph; what needs the job then needs these, too.
+    """
+
+    state: State
+    reply: Reply | None = None
+    error: dict[str, Any] | None = None
+    delay: float = 0.0
+    spent: bool = True
+    output: str = ""
+    jobs: tuple[NewJob, ...] = ()
+
+
+class Try(msgspec.Struct, frozen=True, gc=False):
+    """One attempt that ended, as dead letters show it."""
+
+    attempt: int
+    worker: str
+    started: float
+    finished: float
+    error: dict[str, Any] | None
+    output: str
+
+
+class Change(msgspec.Struct, frozen=True, gc=False):
+    """
+    A job has come into a state.
+
+    Attributes:
+        claimed: It was put or given with the right to run it here at once (see `Journal.put`).
+    """
+
+    id: str
+    queue: str
+    state: State
+    attempt: int
+    graph: str = ""
+    before: State | None = None
+    """The state it left; None for a new job, and for one found at the opening."""
+    claimed: bool = False
