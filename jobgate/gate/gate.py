@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from jobgate.command import Reply
     from jobgate.config import GateConfig, QueueConfig
-    from jobgate.pool.process import WorkerProcess
+    from jobgate.pool.member import Member
 
 __all__ = ["Gate"]
 
@@ -40,13 +40,13 @@ class _Foreman:
     def __init__(self, road: Road) -> None:
         self._road = road
 
-    def worker_ready(self, worker: WorkerProcess, post: int) -> None:
+    def worker_ready(self, worker: Member, post: int) -> None:
         """A worker can take commands."""
         runner = self._road.hire(worker, post)
         worker.hire(runner)
         runner.start()
 
-    def worker_leaving(self, worker: WorkerProcess) -> None:
+    def worker_leaving(self, worker: Member) -> None:
         """It takes no more."""
         self._road.dismiss(worker)
 
@@ -231,7 +231,7 @@ class Gate:
         """Who keeps the workers of a queue that `dispatcher` knows."""
         return self._supervisors[queue]
 
-    def workers(self) -> list[tuple[Post, WorkerProcess]]:
+    def workers(self) -> list[tuple[Post, Member]]:
         """Every worker, with its post."""
         return [
             (post, worker)

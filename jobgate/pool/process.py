@@ -11,33 +11,26 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
-from twisted.logger import Logger
 
 from jobgate.pool import launcher
 from jobgate.pool.environment import environment
 from jobgate.pool.frames import FramesConversation
-from jobgate.pool.lifecycle import Event, State, after
+from jobgate.pool.lifecycle import Event, State
 from jobgate.pool.lines import LinesConversation
+from jobgate.pool.member import RETIRED, Member
 from jobgate.pool.pipes import ChildStdin, ChildStdout, read_rest
-from jobgate.pool.report import Output, Report
-from jobgate.pool.roles import Crew, Loss, Owner
+from jobgate.pool.roles import GroupOwner, Loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
-    from jobgate.command import Command
     from jobgate.config import WorkerConfig
-    from jobgate.pool.conversation import Conversation
 
-__all__ = ["RETIRED", "WorkerProcess"]
+__all__ = ["WorkerProcess"]
 
 _STDIN, _STDOUT, _STDERR, _STATUS = range(4)
 _LAST_OUTPUT = 0.2
@@ -48,31 +41,12 @@ _PING_EVERY = 30.0
 """Seconds an idle worker is left alone, and that it has for the answer."""
 _POLITE = 1.0
 """Seconds a worker without work has for DRAIN and the end of its stdin before SIGTERM."""
-RETIRED = "retired"
-"""The cause of an end that was planned."""
 
 
-class WorkerProcess(ProcessProtocol):
+class WorkerProcess(Member, ProcessProtocol):
     """
-    One long-lived child.
-
-    Args:
-        name: As in `Jobgate-Worker`.
-        queue: The queue it works for.
-        config: How it is started and limited.
-        reactor: Time, timers and processes.
-        owner: Told of its readiness and its end.
-
-    Attributes:
-        pid: Its process id once it has been spawned.
-        state: Where it is in its life.
-        born: When it was spawned, seconds on the reactor's clock.
-        ready_at: When it became ready, or None.
-        crew: Its Runner while it has one.
-        report: What it left behind, once it is gone.
+    One long-lived child; arguments and attributes are those of every `Member`.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -80,28 +54,13 @@ class WorkerProcess(ProcessProtocol):
         queue: str,
         config: WorkerConfig,
         reactor: Any,  # noqa: ANN401 (IReactorTime and -Process)
-        owner: Owner,
+        owner: GroupOwner,
     ) -> None:
-        self.name = name
-        self.queue = queue
-        self.config = config
-        self._reactor = reactor
-        self._owner = owner
-        self.state = State.STARTING
-        self.pid: int | None = None
-        self.born = reactor.seconds()
-        self.ready_at: float | None = None
-        self.crew: Crew | None = None
-        self.report: Report | None = None
-        self.last_reply = 0.0
-        self._loss: Loss | None = None
-        self._timer: IDelayedCall | None = None
+        super().__init__(name, queue, config, reactor, owner)
+        self._groups: GroupOwner = owner
         self._stdin: ChildStdin | None = None
         self._stdout: ChildStdout | None = None
         self._status = b""
-        self._running_at_loss: list[str] = []
-        self._output = Output(name, self._running, reactor.seconds)
-        self.conversation: Conversation
         if config.protocol == "lines":
             self.conversation = LinesConversation(config, self, reactor.seconds)
         else:
@@ -113,45 +72,6 @@ class WorkerProcess(ProcessProtocol):
             f"<WorkerProcess {self.name} pid={self.pid} {self.state.name} "
             f"{age:.1f}s done={self.conversation.done}>"
         )
-
-    # --- what a Runner sees: the Worker protocol
-
-    @property
-    def lanes(self) -> int:
-        """How many commands it runs at the same time: one, if it answers in order."""
-        return 1 if self.conversation.ordered else self.conversation.capacity
-
-    @property
-    def room(self) -> int:
-        """How many more commands it can be handed now."""
-        conversation = self.conversation
-        if self.state is State.READY and conversation.is_ready:
-            return conversation.capacity - len(conversation.in_hand)
-        return 0
-
-    @property
-    def idle(self) -> bool:
-        """Whether it has no command in hand."""
-        return not self.conversation.in_hand
-
-    def hire(self, crew: Crew) -> None:
-        """Give the worker its Runner."""
-        self.crew = self.conversation.taker = crew
-
-    def send(self, command: Command) -> bool:
-        """Hand over a command; False if the worker turns out to be unfit."""
-        return self.conversation.send(command)
-
-    def cancel(self, command: Command) -> None:
-        """Nobody wants the reply: do as the configuration says."""
-        if self.config.cancel == "kill":
-            self.stop_by_force(Loss("stopped", "its caller left (cancel = kill)"))
-        elif self.config.cancel == "cooperative":
-            self.conversation.cancel(command)
-
-    def overran(self, cause: str) -> None:
-        """One of its commands ran too long."""
-        self.stop_by_force(Loss("timeout", cause))
 
     # --- its life
 
@@ -175,35 +95,7 @@ class WorkerProcess(ProcessProtocol):
         )
         self._wait(self.config.boot_timeout, self._boot_too_long)
 
-    def retire(self) -> None:
-        """Take no more commands, finish what is in hand, then exit."""
-        before = self.state
-        self.state = after(before, Event.RETIRE)
-        if before is State.READY:
-            self._owner.worker_leaving(self)
-            if self.crew is not None:
-                self.crew.stop()
-            self._end_if_drained()
-        elif before is State.STARTING:
-            self._end_politely()
-
-    def stop_by_force(self, loss: Loss) -> None:
-        """End it now: SIGTERM to its group, SIGKILL after `kill_timeout`."""
-        if self.state in (State.ENDING, State.GONE):
-            return
-        self._leave(Event.KILL)
-        self._lose(loss)
-        self._end_by_signal()
-
-    def hurry(self) -> None:
-        """No more patience: SIGKILL."""
-        if self.state is not State.GONE:
-            if self.state is not State.ENDING:
-                self._leave(Event.KILL)
-            self._lose(Loss("stopped", "the gate is in a hurry"))
-            self._signal(signal.SIGKILL)
-
-    # --- what the conversation needs: the Transport protocol
+    # --- what the conversation needs: the rest of the Transport protocol
 
     def write(self, head: bytes, body: bytes, *, idle: bool) -> int:
         """Send bytes to the child; returns how many have been offered in all."""
@@ -220,39 +112,10 @@ class WorkerProcess(ProcessProtocol):
         if self._stdout is not None:
             self._stdout.read_rest()
 
-    def soon(self, then: Callable[[], None]) -> None:
-        """Call back in the next turn of the loop."""
-        self._reactor.callLater(0, then)
-
-    def ready(self) -> None:
-        """It has said HELLO, or what stands for it."""
-        if self.state is not State.STARTING:
-            return
-        self.state = after(self.state, Event.READY)
-        self._output.end()
-        self.ready_at = self._reactor.seconds()
-        self._wait(_PING_EVERY, self._look_after)
-        self._owner.worker_ready(self)
-
-    def broken(self, why: str) -> None:
-        """It broke the protocol."""
-        self._log.warn("{worker} broke the protocol: {why}", worker=self.name, why=why)
-        self.stop_by_force(Loss("protocol", why))
-
     def hold(self, *, on: bool) -> None:
         """Read nothing from its stdout (True), or again (False)."""
         if self._stdout is not None:
             self._stdout.hold(on=on)
-
-    def aside(self, text: bytes) -> None:
-        """It said something that is no message."""
-        self._output.take(text)
-
-    def settled(self, now: float) -> None:
-        """It has one command less in hand."""
-        self.last_reply = now
-        if self.state is State.DRAINING:
-            self._end_if_drained()
 
     # --- what Twisted tells: ProcessProtocol
 
@@ -261,7 +124,7 @@ class WorkerProcess(ProcessProtocol):
         transport: Any = self.transport
         self.pid = transport.pid
         if transport.pid is not None:
-            self._owner.group_started(transport.pid)
+            self._groups.group_started(transport.pid)
         self._stdin = ChildStdin(transport.pipes[_STDIN], self._reactor)
         self._stdout = ChildStdout(transport.pipes[_STDOUT], self.conversation)
 
@@ -309,7 +172,7 @@ class WorkerProcess(ProcessProtocol):
         self._leave(Event.EXIT)
         self._lose(Loss("died", cause, status, name))
         if self.pid is not None:
-            self._owner.group_ended(self.pid)
+            self._groups.group_ended(self.pid)
         self._output.end()
         assert self._loss is not None, "set by _lose"
         self.report = self._write_report(self._loss, cause, status, name)
@@ -318,34 +181,14 @@ class WorkerProcess(ProcessProtocol):
 
     # --- inside
 
-    def _running(self) -> str:
-        in_hand = self.conversation.in_hand
-        return next(iter(in_hand.values())).id if in_hand else ""
-
-    def _leave(self, event: Event) -> None:
-        """Go to a state in which it takes no commands, and say so once."""
-        before, self.state = self.state, after(self.state, event)
-        if before is State.READY:
-            self._owner.worker_leaving(self)
-            if self.crew is not None:
-                self.crew.stop()
-
-    def _lose(self, loss: Loss) -> None:
-        """Give back the commands in hand; only the first reason counts."""
-        if self._loss is not None:
-            return
-        self._loss = loss
-        taken = self.conversation.take_all()
-        self._running_at_loss = [command.id for command, _ in taken]
-        alone = sum(begun for _, begun in taken) == 1
-        if self.crew is not None:
-            for command, begun in reversed(taken):
-                self.crew.lost(command, loss, begun=begun, alone=alone)
-
     def _boot_too_long(self) -> None:
         self.stop_by_force(
             Loss("timeout", f"not ready within boot_timeout ({self.config.boot_timeout:g} s)")
         )
+
+    def _watch(self) -> None:
+        """Let an idle worker show that it is alive."""
+        self._wait(_PING_EVERY, self._look_after)
 
     def _look_after(self) -> None:
         """An idle worker must answer a PING before the next one is due."""
@@ -357,26 +200,26 @@ class WorkerProcess(ProcessProtocol):
         if self.idle and quiet >= _PING_EVERY:
             self.conversation.ping()
 
-    def _end_if_drained(self) -> None:
-        if self.state is State.DRAINING and self.idle:
-            self.state = after(self.state, Event.DRAINED)
-            self._end_politely()
-
     def _end_politely(self) -> None:
         """DRAIN and the end of its stdin; who does not go is made to."""
         self.conversation.drain()
         self._lose(Loss("stopped", RETIRED))
         if self._stdin is not None:
             self._stdin.close()
-        self._wait(_POLITE, self._end_by_signal)
+        self._wait(_POLITE, self._end_by_force)
 
-    def _end_by_signal(self) -> None:
+    def _end_by_force(self) -> None:
+        """SIGTERM to its group, SIGKILL after `kill_timeout`."""
         if self.config.kill_timeout:
             self._signal(signal.SIGTERM)
             self._wait(self.config.kill_timeout, self._signal, signal.SIGKILL)
         else:
             self._cancel_timer()
             self._signal(signal.SIGKILL)
+
+    def _end_at_once(self) -> None:
+        """SIGKILL."""
+        self._signal(signal.SIGKILL)
 
     def _stdout_closed(self) -> None:
         if self.state not in (State.ENDING, State.GONE):
@@ -395,34 +238,7 @@ class WorkerProcess(ProcessProtocol):
                 if transport.pid is not None:
                     os.kill(transport.pid, number)
 
-    def _wait(self, seconds: float, then: Any, *args: object) -> None:  # noqa: ANN401 (any callable)
-        self._cancel_timer()
-        if seconds > 0:
-            self._timer = self._reactor.callLater(seconds, then, *args)
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
-
     def _close_pipes(self) -> None:
         transport: Any = self.transport
         for pipe in list(transport.pipes.values()):
             pipe.loseConnection()
-
-    def _write_report(
-        self, loss: Loss, cause: str, status: int | None, signal_name: str | None
-    ) -> Report:
-        return Report(
-            worker=self.name,
-            queue=self.queue,
-            pid=self.pid,
-            cause=loss.cause if loss.kind != "died" else cause,
-            exit_status=status,
-            signal=signal_name,
-            at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            lived=round(self._reactor.seconds() - self.born, 3),
-            commands_done=self.conversation.done,
-            running=self._running_at_loss,
-            output=self._output.text(),
-        )

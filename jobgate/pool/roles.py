@@ -10,10 +10,10 @@ from jobgate.pool.conversation import Taker
 
 if TYPE_CHECKING:
     from jobgate.command import Command
-    from jobgate.pool.process import WorkerProcess
+    from jobgate.pool.member import Member
     from jobgate.pool.report import Report
 
-__all__ = ["Crew", "Loss", "Owner"]
+__all__ = ["Crew", "GroupOwner", "Loss", "Owner"]
 
 
 class Loss:
@@ -49,16 +49,20 @@ class Crew(Taker, Protocol):
 
 
 class Owner(Protocol):
-    """Who keeps the worker: the Supervisor."""
+    """Who keeps the worker."""
 
-    def worker_ready(self, worker: WorkerProcess) -> None:
+    def worker_ready(self, worker: Member) -> None:
         """It can take commands."""
 
-    def worker_leaving(self, worker: WorkerProcess) -> None:
+    def worker_leaving(self, worker: Member) -> None:
         """It will take no more commands, whatever becomes of it."""
 
-    def worker_gone(self, worker: WorkerProcess, report: Report) -> None:
-        """It has exited and been reaped."""
+    def worker_gone(self, worker: Member, report: Report) -> None:
+        """It has ended, and what it was has been cleared away."""
+
+
+class GroupOwner(Owner, Protocol):
+    """Who keeps a worker that is a child: the Supervisor."""
 
     def group_started(self, pgid: int) -> None:
         """A process group lives."""

@@ -15,7 +15,8 @@ from twisted.logger import Logger
 
 from jobgate.pool.backoff import Backoff
 from jobgate.pool.lifecycle import State
-from jobgate.pool.process import RETIRED, WorkerProcess
+from jobgate.pool.member import RETIRED, Member
+from jobgate.pool.process import WorkerProcess
 from jobgate.pool.roles import Loss
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ _PROBATION = 1.0
 class Foreman(Protocol):
     """Who puts workers to work: the gate's Road."""
 
-    def worker_ready(self, worker: WorkerProcess, post: int) -> None:
+    def worker_ready(self, worker: Member, post: int) -> None:
         """A worker can take commands."""
 
-    def worker_leaving(self, worker: WorkerProcess) -> None:
+    def worker_leaving(self, worker: Member) -> None:
         """It takes no more commands."""
 
     def pool_changed(self) -> None:
@@ -70,9 +71,9 @@ class Post:
     def __init__(self, number: int, name: str) -> None:
         self.number = number
         self.name = name
-        self.worker: WorkerProcess | None = None
-        self.next: WorkerProcess | None = None
-        self.leaving: list[WorkerProcess] = []
+        self.worker: Member | None = None
+        self.next: Member | None = None
+        self.leaving: list[Member] = []
         self.restarts = -1
         self.report: Report | None = None
         self.restart: IDelayedCall | None = None
@@ -88,7 +89,7 @@ class Post:
         )
 
     @property
-    def everyone(self) -> list[WorkerProcess]:
+    def everyone(self) -> list[Member]:
         """All processes of this post."""
         return [w for w in (self.worker, self.next, *self.leaving) if w is not None]
 
@@ -121,12 +122,12 @@ class Supervisor:
     # --- what others ask
 
     @property
-    def workers(self) -> list[WorkerProcess]:
+    def workers(self) -> list[Member]:
         """Everyone, those on their way out included."""
         return [worker for post in self.posts for worker in post.everyone]
 
     @property
-    def alive(self) -> list[WorkerProcess]:
+    def alive(self) -> list[Member]:
         """Those who can take commands."""
         return [worker for worker in self.workers if worker.state is State.READY]
 
@@ -224,7 +225,7 @@ class Supervisor:
 
     # --- what its workers tell it: the Owner protocol
 
-    def worker_ready(self, worker: WorkerProcess) -> None:
+    def worker_ready(self, worker: Member) -> None:
         """It can take commands: whoever it replaces may go now."""
         post = self._post_of(worker)
         old = None
@@ -238,7 +239,7 @@ class Supervisor:
         self._first_known()
         self._foreman.pool_changed()
 
-    def worker_leaving(self, worker: WorkerProcess) -> None:
+    def worker_leaving(self, worker: Member) -> None:
         """It takes no more commands; unless that was planned, another starts."""
         post = self._post_of(worker)
         if worker is post.worker:
@@ -249,7 +250,7 @@ class Supervisor:
         self._foreman.worker_leaving(worker)
         self._foreman.pool_changed()
 
-    def worker_gone(self, worker: WorkerProcess, report: Report) -> None:
+    def worker_gone(self, worker: Member, report: Report) -> None:
         """It has been reaped."""
         post = self._post_of(worker)
         if report.cause != RETIRED:
@@ -291,7 +292,7 @@ class Supervisor:
     def _size(self) -> int:
         return self._config.workers if self._config.command and not self._stopping else 0
 
-    def _post_of(self, worker: WorkerProcess) -> Post:
+    def _post_of(self, worker: Member) -> Post:
         return next(post for post in self.posts if worker in post.everyone)
 
     def _fill_all(self) -> None:
@@ -346,7 +347,7 @@ class Supervisor:
             post.restart.cancel()
             post.restart = None
 
-    def _judge(self, worker: WorkerProcess) -> float:
+    def _judge(self, worker: Member) -> float:
         """How long to wait before the next start, now that this worker is lost."""
         if self._stopping:
             return 0.0
@@ -377,7 +378,7 @@ class Supervisor:
         self._foreman.pool_changed()
         return wait
 
-    def _passed(self, worker: WorkerProcess) -> None:
+    def _passed(self, worker: Member) -> None:
         """A second after HELLO and still alive: whatever was wrong is over."""
         if worker.state is State.READY:
             self._well()

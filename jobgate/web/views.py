@@ -15,7 +15,7 @@ import psutil
 if TYPE_CHECKING:
     from jobgate.gate import Gate
     from jobgate.gate.road import Road
-    from jobgate.pool.process import WorkerProcess
+    from jobgate.pool.member import Member
     from jobgate.pool.supervisor import Post
 
 __all__ = [
@@ -183,7 +183,7 @@ def queue(gate: Gate, road: Road) -> Queue:
     )
 
 
-def worker(gate: Gate, post: Post, process: WorkerProcess) -> Worker:
+def worker(gate: Gate, post: Post, process: Member) -> Worker:
     """A worker as operators see it."""
     now = gate.reactor.seconds()
     running = [

@@ -13,8 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from jobgate.gate.road import Road
 from jobgate.pool.guard import Guard
 from jobgate.pool.lifecycle import State
+from jobgate.pool.member import RETIRED
 from jobgate.pool.pipes import ChildStdin, ChildStdout
-from jobgate.pool.process import RETIRED, WorkerProcess
+from jobgate.pool.process import WorkerProcess
 from jobgate.pool.supervisor import Post, Supervisor
 from jobgate.testing import FakeChild, Recorder, SpawningReactor
 from jobgate.wire import frames

@@ -1,0 +1,258 @@
+"""
+One worker of a pool, whatever carries what is said to it.
+
+How it becomes ready, is retired, is lost, and what it leaves behind. `process` and `remote`
+say how it is reached and made to go. Must not know why it should live or what its commands
+are for.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from twisted.logger import Logger
+
+from jobgate.pool.lifecycle import Event, State, after
+from jobgate.pool.report import Output, Report
+from jobgate.pool.roles import Crew, Loss, Owner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IDelayedCall
+
+    from jobgate.command import Command
+    from jobgate.config import WorkerConfig
+    from jobgate.pool.conversation import Conversation
+
+__all__ = ["RETIRED", "Member"]
+
+RETIRED = "retired"
+"""The cause of an end that was planned."""
+
+
+class Member:
+    """
+    One worker: the face a Runner drives, and its life.
+
+    Args:
+        name: As in `Jobgate-Worker`.
+        queue: The queue it works for.
+        config: How it is started, spoken to and limited.
+        reactor: Time, timers and whatever else reaches it.
+        owner: Told of its readiness and its end.
+
+    Attributes:
+        pid: Its process id once it has been spawned; None if it is not ours.
+        state: Where it is in its life.
+        born: When it came to be, seconds on the reactor's clock.
+        ready_at: When it became ready, or None.
+        crew: Its Runner while it has one.
+        report: What it left behind, once it is gone.
+        conversation: What is said to it; set by those who know how.
+    """
+
+    _log = Logger()
+    conversation: Conversation
+
+    def __init__(
+        self,
+        name: str,
+        queue: str,
+        config: WorkerConfig,
+        reactor: Any,  # noqa: ANN401 (IReactorTime and -Process)
+        owner: Owner,
+    ) -> None:
+        self.name = name
+        self.queue = queue
+        self.config = config
+        self._reactor = reactor
+        self._owner = owner
+        self.state = State.STARTING
+        self.pid: int | None = None
+        self.born = reactor.seconds()
+        self.ready_at: float | None = None
+        self.crew: Crew | None = None
+        self.report: Report | None = None
+        self.last_reply = 0.0
+        self._loss: Loss | None = None
+        self._timer: IDelayedCall | None = None
+        self._running_at_loss: list[str] = []
+        self._output = Output(name, self._running, reactor.seconds)
+
+    # --- what a Runner sees: the Worker protocol
+
+    @property
+    def lanes(self) -> int:
+        """How many commands it runs at the same time: one, if it answers in order."""
+        return 1 if self.conversation.ordered else self.conversation.capacity
+
+    @property
+    def room(self) -> int:
+        """How many more commands it can be handed now."""
+        conversation = self.conversation
+        if self.state is State.READY and conversation.is_ready:
+            return conversation.capacity - len(conversation.in_hand)
+        return 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has no command in hand."""
+        return not self.conversation.in_hand
+
+    def hire(self, crew: Crew) -> None:
+        """Give the worker its Runner."""
+        self.crew = self.conversation.taker = crew
+
+    def send(self, command: Command) -> bool:
+        """Hand over a command; False if the worker turns out to be unfit."""
+        return self.conversation.send(command)
+
+    def cancel(self, command: Command) -> None:
+        """Nobody wants the reply: do as the configuration says."""
+        if self.config.cancel == "kill":
+            self.stop_by_force(Loss("stopped", "its caller left (cancel = kill)"))
+        elif self.config.cancel == "cooperative":
+            self.conversation.cancel(command)
+
+    def overran(self, cause: str) -> None:
+        """One of its commands ran too long."""
+        self.stop_by_force(Loss("timeout", cause))
+
+    # --- its life
+
+    def retire(self) -> None:
+        """Take no more commands, finish what is in hand, then exit."""
+        before = self.state
+        self.state = after(before, Event.RETIRE)
+        if before is State.READY:
+            self._owner.worker_leaving(self)
+            if self.crew is not None:
+                self.crew.stop()
+            self._end_if_drained()
+        elif before is State.STARTING:
+            self._end_politely()
+
+    def stop_by_force(self, loss: Loss) -> None:
+        """End it now."""
+        if self.state in (State.ENDING, State.GONE):
+            return
+        self._leave(Event.KILL)
+        self._lose(loss)
+        self._end_by_force()
+
+    def hurry(self) -> None:
+        """No more patience."""
+        if self.state is not State.GONE:
+            if self.state is not State.ENDING:
+                self._leave(Event.KILL)
+            self._lose(Loss("stopped", "the gate is in a hurry"))
+            self._end_at_once()
+
+    # --- what the conversation needs: part of the Transport protocol
+
+    def soon(self, then: Callable[[], None]) -> None:
+        """Call back in the next turn of the loop."""
+        self._reactor.callLater(0, then)
+
+    def ready(self) -> None:
+        """It has said HELLO, or what stands for it."""
+        if self.state is not State.STARTING:
+            return
+        self.state = after(self.state, Event.READY)
+        self._output.end()
+        self.ready_at = self._reactor.seconds()
+        self._watch()
+        self._owner.worker_ready(self)
+
+    def broken(self, why: str) -> None:
+        """It broke the protocol."""
+        self._log.warn("{worker} broke the protocol: {why}", worker=self.name, why=why)
+        self.stop_by_force(Loss("protocol", why))
+
+    def aside(self, text: bytes) -> None:
+        """It said something that is no message."""
+        self._output.take(text)
+
+    def settled(self, now: float) -> None:
+        """It has one command less in hand."""
+        self.last_reply = now
+        if self.state is State.DRAINING:
+            self._end_if_drained()
+
+    # --- how it is made to go, and looked after: each kind of worker has its way
+
+    def _watch(self) -> None:
+        """It has become ready: see to it that it stays alive."""
+        raise NotImplementedError
+
+    def _end_politely(self) -> None:
+        """It has nothing in hand and will get nothing more: let it go."""
+        raise NotImplementedError
+
+    def _end_by_force(self) -> None:
+        """End it, with what patience the configuration has."""
+        raise NotImplementedError
+
+    def _end_at_once(self) -> None:
+        """End it without any."""
+        raise NotImplementedError
+
+    # --- inside
+
+    def _running(self) -> str:
+        in_hand = self.conversation.in_hand
+        return next(iter(in_hand.values())).id if in_hand else ""
+
+    def _leave(self, event: Event) -> None:
+        """Go to a state in which it takes no commands, and say so once."""
+        before, self.state = self.state, after(self.state, event)
+        if before is State.READY:
+            self._owner.worker_leaving(self)
+            if self.crew is not None:
+                self.crew.stop()
+
+    def _lose(self, loss: Loss) -> None:
+        """Give back the commands in hand; only the first reason counts."""
+        if self._loss is not None:
+            return
+        self._loss = loss
+        taken = self.conversation.take_all()
+        self._running_at_loss = [command.id for command, _ in taken]
+        alone = sum(begun for _, begun in taken) == 1
+        if self.crew is not None:
+            for command, begun in reversed(taken):
+                self.crew.lost(command, loss, begun=begun, alone=alone)
+
+    def _end_if_drained(self) -> None:
+        if self.state is State.DRAINING and self.idle:
+            self.state = after(self.state, Event.DRAINED)
+            self._end_politely()
+
+    def _wait(self, seconds: float, then: Any, *args: object) -> None:  # noqa: ANN401 (any callable)
+        self._cancel_timer()
+        if seconds > 0:
+            self._timer = self._reactor.callLater(seconds, then, *args)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    def _write_report(
+        self, loss: Loss, cause: str, status: int | None, signal_name: str | None
+    ) -> Report:
+        return Report(
+            worker=self.name,
+            queue=self.queue,
+            pid=self.pid,
+            cause=loss.cause if loss.kind != "died" else cause,
+            exit_status=status,
+            signal=signal_name,
+            at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            lived=round(self._reactor.seconds() - self.born, 3),
+            commands_done=self.conversation.done,
+            running=self._running_at_loss,
+            output=self._output.text(),
+        )
