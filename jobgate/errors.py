@@ -220,16 +220,20 @@ class CommandFailed(JobgateError):
 
     Attributes:
         status: The status the worker gave, else 500.
+        again: Trying again may help; False if the worker said that it does not.
     """
 
     slug = "command-failed"
     title = "The worker said FAIL"
     executed = "yes"
 
-    def __init__(self, title: str, detail: str = "", status: int = 500) -> None:
+    def __init__(
+        self, title: str, detail: str = "", status: int = 500, *, again: bool = True
+    ) -> None:
         super().__init__(detail)
         self.title = title
         self.status = status
+        self.again = again
 
 
 class NoWorker(JobgateError):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "CALLBACKS",
     "FOLLOWS",
     "TERMINAL",
     "Change",
@@ -26,6 +27,7 @@ __all__ = [
     "State",
     "Taken",
     "Try",
+    "callback",
 ]
 
 
@@ -55,6 +57,11 @@ class State(IntEnum):
 
 TERMINAL: Final = State.SUCCEEDED
 """This state and every later one is an end."""
+
+CALLBACKS: Final = "~callbacks"
+"""The queue of callbacks: reserved, since no name that users give can have a tilde."""
+_CALLBACK_ATTEMPTS: Final = 10
+"""With the default back-off a receiver may be away for about four minutes."""
 
 FOLLOWS: Final[Mapping[State, frozenset[State]]] = {
     State.BLOCKED: frozenset({State.SCHEDULED, State.QUEUED, State.CANCELLED, State.DEAD}),
@@ -247,3 +254,22 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     before: State | None = None
     """The state it left; None for a new job, and for one found at the opening."""
     claimed: bool = False
+
+
+def callback(job: str, state: State, url: str) -> NewJob:
+    """
+    The job that tells an end; a store puts it in the same step in which the other one ends.
+
+    Args:
+        job: The id of the job that has ended.
+        state: How.
+        url: Who is to be told: its `callback`.
+    """
+    notice = {"job": job, "state": state.word, "url": url}
+    return NewJob(
+        id=f"{job}-{state.word}",
+        queue=CALLBACKS,
+        body=msgspec.json.encode(notice),
+        content_type="application/json",
+        attempts=_CALLBACK_ATTEMPTS,
+    )

@@ -274,6 +274,7 @@ class FramesConversation(Conversation):
             said.title or "The worker could not do it",
             said.detail or "",
             _failure(_status(said.status, 500)),
+            again=said.retry is not False,
         )
         now = self._seconds()
         command = self._finish(frame_id, now)

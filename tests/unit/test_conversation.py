@@ -408,6 +408,7 @@ class CommandTests(FramesCase):
             (first.title, first.detail, first.status, first.executed), ("No", "too big", 413, "yes")
         )
         self.assertEqual((second.status, bool(second.title)), (500, True))
+        self.assertEqual((first.again, second.again), (False, True))
 
     def test_decline(self) -> None:
         """DECLINE frees the place and is told."""
