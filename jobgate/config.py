@@ -179,6 +179,7 @@ class GateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     name: str = "gate"
     listen: tuple[str, ...] = ("tcp:8080:interface=127.0.0.1",)
+    worker_listen: tuple[str, ...] = ()
     max_body: Bytes = Bytes(16 * 1024**2)
     max_connections: _Positive = 20_000
     max_buffered: Bytes = Bytes(256 * 1024**2)
@@ -265,14 +266,15 @@ def from_tables(tables: Mapping[str, Any], source: str, base: Path) -> GateConfi
             if values.count(value) > 1:
                 reader.wrong(f"tokens.{key}", value, f"a {key} that no other token has")
     if not tokens and not gate.insecure:
-        for endpoint in gate.listen:
-            if not is_loopback(endpoint):
-                reader.wrong(
-                    "gate.listen",
-                    endpoint,
-                    "a loopback address as long as there are no [[tokens]]"
-                    " (or insecure = true, if you mean it)",
-                )
+        for key in ("listen", "worker_listen"):
+            for endpoint in getattr(gate, key):
+                if not is_loopback(endpoint):
+                    reader.wrong(
+                        f"gate.{key}",
+                        endpoint,
+                        "a loopback address as long as there are no [[tokens]]"
+                        " (or insecure = true, if you mean it)",
+                    )
     return GateConfig(gate=gate, queues=queues, tokens=tokens, source=source)
 
 
@@ -293,7 +295,9 @@ def to_toml(config: GateConfig) -> str:
     """The effective configuration, as a file that says the same."""
     lines = _table("gate", config.gate, ())
     for name, queue in config.queues.items():
-        lines += _table(f"queues.{_key(name)}", queue, ("name",))
+        # Without a command others drain it, as many as there are.
+        skip = ("name",) if queue.command else ("name", "command", "workers")
+        lines += _table(f"queues.{_key(name)}", queue, skip)
     for token in config.tokens:
         lines += _table("tokens", token, (), array=True)
     return "\n".join(lines)
@@ -372,7 +376,7 @@ class _Reader:
         return queue
 
     def _check_queue(self, where: str, queue: QueueConfig) -> None:
-        if queue.shards > queue.workers:
+        if queue.command and queue.shards > queue.workers:
             self.wrong(f"{where}.shards", queue.shards, f"at most workers = {queue.workers}")
         if queue.protocol == "lines":
             if queue.in_flight > 1:

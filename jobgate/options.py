@@ -14,11 +14,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from twisted.internet.endpoints import serverFromString
 from twisted.python import usage
 
 from jobgate.config import from_tables, load, to_toml
 from jobgate.errors import ConfigError
+from jobgate.listening import endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -199,17 +199,18 @@ def _without_refusal(tables: dict[str, Any]) -> dict[str, Any]:
 def _check_endpoints(config: GateConfig) -> None:
     """
     Raises:
-        ConfigError: Twisted cannot make anything of one of the endpoint strings.
+        ConfigError: Nothing can be made of one of the endpoint strings.
     """
     from twisted.internet import reactor
 
-    for endpoint in config.gate.listen:
-        try:
-            serverFromString(reactor, endpoint)
-        except Exception as error:  # noqa: BLE001 (whatever its parser raises: it is no endpoint)
-            wanted = f"a Twisted endpoint string ({error})"
-            message = f"{config.source}: gate.listen: found {endpoint!r}, wanted {wanted}"
-            raise ConfigError(message) from None
+    for key in ("listen", "worker_listen"):
+        for text in getattr(config.gate, key):
+            try:
+                endpoint(reactor, text)
+            except ValueError as error:
+                wanted = f"a Twisted endpoint string ({error})"
+                message = f"{config.source}: gate.{key}: found {text!r}, wanted {wanted}"
+                raise ConfigError(message) from None
 
 
 def _give_up(message: str) -> NoReturn:

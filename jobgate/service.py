@@ -117,6 +117,9 @@ class JobgateService(Service):
         self.server.listen().addErrback(problems.append)
         if problems:
             raise StartError(f"gate.listen: {_explain(problems[0])}")
+        self.gate.listen().addErrback(problems.append)
+        if problems:
+            raise StartError(f"gate.worker_listen: {_explain(problems[0])}")
 
     def _start_workers(self) -> None:
         assert self.gate is not None, "made by _open"
@@ -163,7 +166,8 @@ class JobgateService(Service):
         """Reread the configuration and apply the difference; a bad one changes nothing."""
         assert self.gate is not None, "signals come after the start"
         assert self.server is not None, "signals come after the start"
-        if self._reread is None or self.gate.draining:
+        gate = self.gate
+        if self._reread is None or gate.draining:
             return
         try:
             config = self._reread()
@@ -172,7 +176,9 @@ class JobgateService(Service):
         except (ConfigError, OSError) as error:
             self._log.error("nothing is changed: {why}", why=str(error))
             return
-        done = maybeDeferred(self.server.relisten, config)
+        server = self.server
+        done = maybeDeferred(gate.reception.listen, config.gate.worker_listen)
+        done.addCallback(lambda _: server.relisten(config))
         done.addCallback(lambda _: self._apply(config))
         done.addErrback(self._not_applied)
 
@@ -185,7 +191,10 @@ class JobgateService(Service):
         self._log.info("the configuration was reread")
 
     def _not_applied(self, failure: Failure) -> None:
+        assert self.gate is not None, "only called after the start"
         self._log.error("nothing is changed: {why}", why=_explain(failure))
+        # Where only the callers' ports could not be opened, the workers' have been.
+        self.gate.listen().addErrback(self._bug)
 
     # --- stopping
 
@@ -246,6 +255,7 @@ def _explain(failure: Failure) -> str:
     while hasattr(error, "subFailure"):
         error = error.subFailure.value
     if isinstance(error, CannotListenError):
-        where = f"{error.interface or '*'}:{error.port}"
+        port = error.port.decode() if isinstance(error.port, bytes) else error.port
+        where = port if isinstance(port, str) else f"{error.interface or '*'}:{port}"
         return f"found {where}, wanted one that is free ({error.socketError})"
     return str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"

@@ -14,20 +14,26 @@ from twisted.internet.defer import TimeoutError as TooLate
 from twisted.logger import Logger
 
 from jobgate.command import Command
-from jobgate.errors import UnknownWorker
+from jobgate.config import WorkerConfig
+from jobgate.errors import Forbidden, ShuttingDown, Unauthorized, UnknownQueue, UnknownWorker
 from jobgate.gate.audit import Audit
 from jobgate.gate.dispatcher import Dispatcher
 from jobgate.gate.ids import IdMaker
 from jobgate.gate.road import Road
+from jobgate.gate.tokens import Tokens
 from jobgate.pool.guard import Guard
-from jobgate.pool.supervisor import Post, Supervisor
+from jobgate.pool.reception import Reception
+from jobgate.pool.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from jobgate.command import Reply
     from jobgate.config import GateConfig, QueueConfig
+    from jobgate.pool.frames import Hello
     from jobgate.pool.member import Member
+    from jobgate.pool.post import Post
+    from jobgate.pool.remote import RemoteWorker
 
 __all__ = ["Gate"]
 
@@ -70,6 +76,7 @@ class Gate:
         dispatcher: The queues by name.
         draining: It finishes what it has and takes nothing new.
         started: The first worker of every queue is ready or has failed to be.
+        reception: Where workers from outside come in, once it listens.
     """
 
     _log = Logger()
@@ -87,10 +94,21 @@ class Gate:
         self._supervisors: dict[str, Supervisor] = {}
         self._leaving: list[tuple[Road, Supervisor]] = []
         self._audit = Audit(config.gate.audit) if config.gate.audit else None
+        self._tokens = Tokens(config)
+        self.reception = Reception(reactor, self)
         for queue in config.queues.values():
             self._add(queue)
 
     # --- its life
+
+    def listen(self) -> Deferred[None]:
+        """
+        Let workers from outside in at `worker_listen`.
+
+        Returns:
+            Fires when all its endpoints are open; fails with the first that cannot be.
+        """
+        return self.reception.listen(self.config.gate.worker_listen)
 
     def start(self) -> Deferred[None]:
         """Start all workers; fires when each queue's first is ready or has failed to be."""
@@ -121,6 +139,7 @@ class Gate:
         self.draining = True
         self.abandon()
         gone = [supervisor.stop() for supervisor in self._everyone()]
+        gone.append(self.reception.stop())
         if hurry:
             self.hurry()
         return DeferredList(gone).addCallback(self._has_stopped)
@@ -149,6 +168,7 @@ class Gate:
         for road in self.dispatcher:
             road.audit = audit
         before, self.config = self.config, config
+        self._tokens = Tokens(config)
         self._ids = IdMaker(config.gate.name)
         outcomes = []
         for name in [name for name in before.queues if name not in config.queues]:
@@ -236,7 +256,7 @@ class Gate:
         return [
             (post, worker)
             for supervisor in self._everyone()
-            for post in supervisor.posts
+            for post in supervisor.places
             for worker in post.everyone
         ]
 
@@ -247,12 +267,54 @@ class Gate:
         Raises:
             UnknownWorker: There is none.
         """
-        for supervisor in self._supervisors.values():
-            post = supervisor.post(name)
-            if post is not None:
-                return supervisor, post
+        found = [
+            (supervisor, post)
+            for supervisor in self._supervisors.values()
+            if (post := supervisor.post(name)) is not None
+        ]
+        if found:
+            # A guest may have left a queue for another: the post that it holds is meant.
+            return max(found, key=lambda pair: bool(pair[1].everyone))
         message = f"no worker is called {name!r}"
         raise UnknownWorker(message)
+
+    # --- workers from outside: the Registrar protocol of `jobgate.pool.reception`
+
+    @property
+    def patience(self) -> float:
+        """Seconds from a connection to its HELLO: the longest `boot_timeout` there is."""
+        times = [queue.boot_timeout for queue in self.config.queues.values()]
+        return max(times, default=0.0) or WorkerConfig().boot_timeout
+
+    def register(self, hello: Hello, transport: Any, address: str) -> RemoteWorker:  # noqa: ANN401 (TCP, UNIX or TLS: no type says all)
+        """
+        Make a worker of a connection that has said HELLO.
+
+        Raises:
+            JobgateError: Its token does not allow it, or there is no such queue.
+        """
+        if self._tokens:
+            token = self._tokens.find(hello.token.encode())
+            if token is None:
+                raise Unauthorized("send a known token in HELLO")
+            if not token.may(f"work:{hello.queue}"):
+                message = f"the token {token.name!r} may not work:{hello.queue}"
+                raise Forbidden(message)
+        supervisor = self._supervisors.get(hello.queue)
+        if supervisor is None:
+            message = f"no queue is called {hello.queue!r}"
+            raise UnknownQueue(message)
+        if supervisor.stopping:
+            raise ShuttingDown("the gate takes no more workers")
+        numbers = [post.number for post in supervisor.posts]
+        return supervisor.guests.admit(hello.name, self._is_taken, transport, address, numbers)
+
+    def _is_taken(self, name: str) -> bool:
+        """Whether a name is somebody's, or that of a child that may yet be started."""
+        queue, _, number = name.rpartition("-")
+        if number.isdecimal() and queue in self.config.queues:
+            return True
+        return any(post.name == name for post, _ in self.workers())
 
     # --- inside
 

@@ -289,8 +289,9 @@ class Road:
             return
         command.attempt -= 1
         command.declined = [*(command.declined or ()), worker]
-        shard = command.shard
-        if all(r.worker in command.declined for r in self._runners if r.queue is shard):
+        there = [r.worker for r in self._runners if r.queue is command.shard]
+        # Where nobody is at the moment, or workers come as they like, the next one is waited for.
+        if there and self.config.command and all(w in command.declined for w in there):
             self._fail(
                 command,
                 errors.NoWorker("all workers declined it", retry_after=1),

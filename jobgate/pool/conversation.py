@@ -71,6 +71,9 @@ class Transport(Protocol):
     def broken(self, why: str) -> None:
         """The worker broke the protocol: end it."""
 
+    def leaving(self) -> None:
+        """The worker has said that it is about to go."""
+
     def hold(self, *, on: bool) -> None:
         """Read nothing (True), or again (False)."""
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jobgate.command import Command
     from jobgate.config import WorkerConfig
 
-__all__ = ["FramesConversation"]
+__all__ = ["FramesConversation", "Hello", "read_hello"]
 
 _OCTETS = "application/octet-stream"
 _TEXT_LIMIT = 64 * 1024
@@ -36,7 +36,19 @@ _REMEMBERED = 256
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-class _Hello(msgspec.Struct):
+class Hello(msgspec.Struct):
+    """
+    The meta of HELLO.
+
+    Attributes:
+        protocol: Which version of the protocol is spoken.
+        name: What the worker would like to be called.
+        queue: The queue it wants to work for, over a socket.
+        in_flight: How many commands it takes at once; 0: as many as the queue gives.
+        ordered: It answers in the order given.
+        token: What it may do, over a socket.
+    """
+
     protocol: int = 1
     name: str = ""
     queue: str = ""
@@ -69,12 +81,30 @@ class _Progress(msgspec.Struct):
     note: str | None = None
 
 
-_read_hello = msgspec.json.Decoder(_Hello).decode
+_read_hello = msgspec.json.Decoder(Hello).decode
 _read_said = msgspec.json.Decoder(_Said).decode
 _read_failed = msgspec.json.Decoder(_Failed).decode
 _read_progress = msgspec.json.Decoder(_Progress).decode
 _json = msgspec.json.Encoder().encode
 _pack = frames.HEADER.pack
+
+
+def read_hello(meta: bytes) -> Hello:
+    """
+    What a worker says first.
+
+    Raises:
+        WireError: It cannot be read, or speaks another protocol.
+    """
+    try:
+        hello = _read_hello(meta or b"{}")
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        message = f"HELLO with meta {meta[:200]!r}: {error}"
+        raise WireError(message) from None
+    if hello.protocol != 1:
+        message = f"protocol {hello.protocol} is not spoken here, only 1"
+        raise WireError(message)
+    return hello
 
 
 def _status(said: int | None, default: int) -> int:
@@ -201,6 +231,8 @@ class FramesConversation(Conversation):
                 self._transport.write(frames.encode(frames.PONG, frame_id), b"", idle=True)
             elif kind == frames.HELLO:
                 self._hello(meta)
+            elif kind == frames.DRAIN:
+                self._transport.leaving()
             else:
                 self._transport.broken(f"a frame of type {kind}, which workers do not send")
         except (msgspec.MsgspecError, WireError, ValueError, RecursionError) as error:
@@ -210,10 +242,7 @@ class FramesConversation(Conversation):
         if self.is_ready:
             message = "HELLO was said before"
             raise WireError(message)
-        hello = _read_hello(meta or b"{}")
-        if hello.protocol != 1:
-            message = f"protocol {hello.protocol} is not spoken here, only 1"
-            raise WireError(message)
+        hello = read_hello(meta)
         self.ordered = hello.ordered
         if hello.in_flight:
             self.capacity = max(1, min(self.capacity, hello.in_flight))

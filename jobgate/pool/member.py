@@ -51,10 +51,12 @@ class Member:
         crew: Its Runner while it has one.
         report: What it left behind, once it is gone.
         conversation: What is said to it; set by those who know how.
+        address: Where it comes from; None if the gate started it.
     """
 
     _log = Logger()
     conversation: Conversation
+    address: str | None = None
 
     def __init__(
         self,
@@ -170,6 +172,10 @@ class Member:
         """It broke the protocol."""
         self._log.warn("{worker} broke the protocol: {why}", worker=self.name, why=why)
         self.stop_by_force(Loss("protocol", why))
+
+    def leaving(self) -> None:
+        """It said DRAIN: only those who come by themselves may go by themselves."""
+        self.broken("a frame of type 12, which a worker that the gate has started does not send")
 
     def aside(self, text: bytes) -> None:
         """It said something that is no message."""

@@ -1,9 +1,9 @@
 """
-Wide reads and direct writes on a child's stdio.
+Wide reads and direct writes on what leads to a worker: a child's stdio, or a socket.
 
 Twisted reads a pipe 8 KiB at a time and never writes before the next turn of the
 loop. Here a pipe is 1 MiB long, read in pieces that grow with the traffic, a long
-frame straight into its own buffer, and an idle child is written to at once. Must not
+frame straight into its own buffer, and an idle worker is written to at once. Must not
 know what the bytes mean.
 """
 
@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure
 
-__all__ = ["ChildStdin", "ChildStdout", "Receiver"]
+__all__ = ["Receiver", "WorkerInput", "WorkerOutput"]
 
 _PIPE_SIZE = 1024 * 1024
 _SMALL_READ = 64 * 1024
@@ -35,7 +37,7 @@ _JOIN_BELOW = 64 * 1024
 
 
 class Receiver(Protocol):
-    """Where a child's stdout goes."""
+    """Where a worker's output goes."""
 
     def receive(self, data: bytes) -> None:
         """Bytes have come."""
@@ -79,13 +81,16 @@ def _in_pipe(fd: int) -> int:
     return int.from_bytes(count, sys.byteorder)
 
 
-class ChildStdout:
+class WorkerOutput:
     """
-    Reads a child's stdout in place of Twisted's `ProcessReader.doRead`.
+    Reads what a worker says, in place of Twisted's own `doRead`.
 
     Args:
-        pipe: The `ProcessReader` of the child's descriptor 1.
+        pipe: The `ProcessReader` of a child's descriptor 1, or the transport of a socket.
         receiver: Where the bytes go.
+
+    Attributes:
+        error: Why nothing more can be read, if it is not just the end.
     """
 
     def __init__(self, pipe: Any, receiver: Receiver) -> None:  # noqa: ANN401 (Twisted has no type for it)
@@ -94,6 +99,7 @@ class ChildStdout:
         self._receiver = receiver
         self._size = _SMALL_READ
         self._closed = False
+        self.error: OSError | None = None
         pipe.doRead = self.read
         _enlarge(self._fd)
 
@@ -123,6 +129,7 @@ class ChildStdout:
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EINTR):
                 return None
+            self.error = error
             return CONNECTION_LOST
         return None
 
@@ -153,20 +160,27 @@ class ChildStdout:
         self._closed = True
 
 
-class ChildStdin:
+class WorkerInput:
     """
-    Writes to a child's stdin: an idle child at once, a busy one once per turn of the loop.
+    Writes to a worker: an idle one at once, a busy one once per turn of the loop.
 
     Args:
-        pipe: The `ProcessWriter` of the child's descriptor 0.
+        pipe: The `ProcessWriter` of a child's descriptor 0, or the transport of a socket.
         clock: For the end of the turn.
+        unread: Tells how many bytes the system still has that the worker cannot have seen.
 
     Attributes:
         offered: Bytes that were given to it since the start.
     """
 
-    def __init__(self, pipe: Any, clock: IReactorTime) -> None:  # noqa: ANN401 (Twisted has no type for it)
+    def __init__(
+        self,
+        pipe: Any,  # noqa: ANN401 (Twisted has no type for it)
+        clock: IReactorTime,
+        unread: Callable[[int], int] = _in_pipe,
+    ) -> None:
         self._pipe = pipe
+        self._in_pipe = unread
         self._fd = pipe.fileno()
         self._clock = clock
         self._gathered: list[bytes] = []
@@ -183,7 +197,7 @@ class ChildStdin:
     def written(self) -> int:
         """Bytes that the child may have seen: what is neither here any more nor in the pipe."""
         if not self._closed:
-            self._unread = _in_pipe(self._fd)
+            self._unread = self._in_pipe(self._fd)
         pipe = self._pipe
         left: int = len(pipe.dataBuffer) - pipe.offset + pipe._tempDataLen  # noqa: SLF001 (no public way)
         return self.offered - left - sum(map(len, self._gathered)) - self._lost - self._unread
@@ -204,25 +218,26 @@ class ChildStdin:
                 self._now(pieces)
             else:
                 if not self._gathered:
-                    self._clock.callLater(0, self._flush)
+                    self._clock.callLater(0, self.flush)
                 self._gathered += pieces
         return offered
 
     def close(self) -> None:
-        """End the child's input once everything is written."""
+        """End the worker's input once everything is written."""
         if not self._closed:
-            self._flush()
+            self.flush()
             self._unread = 0
             self._closed = True
             self._pipe.loseConnection()
 
     def _connection_lost(self, reason: Failure) -> None:
         """The child has closed its end; nothing more is written."""
-        self._unread = _in_pipe(self._fd)
+        self._unread = self._in_pipe(self._fd)
         self._closed = True
         self._pipe_lost(reason)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what this turn has gathered."""
         pieces, self._gathered = self._gathered, []
         if pieces and not self._closed:
             self._now([b"".join(pieces)] if sum(map(len, pieces)) < _JOIN_BELOW else pieces)
@@ -237,10 +252,10 @@ class ChildStdin:
                 os.writev(self._fd, pieces) if len(pieces) > 1 else os.write(self._fd, pieces[0])
             )
         except OSError as error:
-            # A child that closed its stdin: its death, or Twisted's own notice of the
+            # A worker that reads no more: its death, or Twisted's own notice of the
             # closed pipe, follows and settles what it had. These bytes stay unwritten.
             if error.errno != errno.EAGAIN:
-                self._unread = _in_pipe(self._fd)
+                self._unread = self._in_pipe(self._fd)
                 self._closed = True
                 self._gathered = pieces
                 return

@@ -22,7 +22,7 @@ from jobgate.pool.frames import FramesConversation
 from jobgate.pool.lifecycle import Event, State
 from jobgate.pool.lines import LinesConversation
 from jobgate.pool.member import RETIRED, Member
-from jobgate.pool.pipes import ChildStdin, ChildStdout, read_rest
+from jobgate.pool.pipes import WorkerInput, WorkerOutput, read_rest
 from jobgate.pool.roles import GroupOwner, Loss
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ class WorkerProcess(Member, ProcessProtocol):
     ) -> None:
         super().__init__(name, queue, config, reactor, owner)
         self._groups: GroupOwner = owner
-        self._stdin: ChildStdin | None = None
-        self._stdout: ChildStdout | None = None
+        self._stdin: WorkerInput | None = None
+        self._stdout: WorkerOutput | None = None
         self._status = b""
         if config.protocol == "lines":
             self.conversation = LinesConversation(config, self, reactor.seconds)
@@ -125,11 +125,11 @@ class WorkerProcess(Member, ProcessProtocol):
         self.pid = transport.pid
         if transport.pid is not None:
             self._groups.group_started(transport.pid)
-        self._stdin = ChildStdin(transport.pipes[_STDIN], self._reactor)
-        self._stdout = ChildStdout(transport.pipes[_STDOUT], self.conversation)
+        self._stdin = WorkerInput(transport.pipes[_STDIN], self._reactor)
+        self._stdout = WorkerOutput(transport.pipes[_STDOUT], self.conversation)
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
-        """Output has come that `ChildStdout` does not read."""
+        """Output has come that `WorkerOutput` does not read."""
         if childFD == _STDERR:
             self._output.take(data)
         elif childFD == _STATUS:

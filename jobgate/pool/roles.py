@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jobgate.pool.member import Member
     from jobgate.pool.report import Report
 
-__all__ = ["Crew", "GroupOwner", "Loss", "Owner"]
+__all__ = ["Crew", "Foreman", "GroupOwner", "Loss", "Owner"]
 
 
 class Loss:
@@ -69,3 +69,16 @@ class GroupOwner(Owner, Protocol):
 
     def group_ended(self, pgid: int) -> None:
         """The process group has been killed."""
+
+
+class Foreman(Protocol):
+    """Who puts workers to work: the gate's Road."""
+
+    def worker_ready(self, worker: Member, post: int) -> None:
+        """A worker can take commands."""
+
+    def worker_leaving(self, worker: Member) -> None:
+        """It takes no more commands."""
+
+    def pool_changed(self) -> None:
+        """Workers have come or gone, or a crash loop has begun or ended."""

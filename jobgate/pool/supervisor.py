@@ -4,6 +4,8 @@ Keeps the workers of one queue alive.
 One place for a worker, a Post, outlives the workers that hold it: its name, its count of
 restarts and its last crash report stay. Must not know commands or queues; it says who
 can work (`Foreman`) and the gate does the rest.
+
+Workers that come by themselves are `Guests`: it counts them in, and starts none in their place.
 """
 
 from __future__ import annotations
@@ -14,34 +16,22 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from jobgate.pool.backoff import Backoff
+from jobgate.pool.guests import Guests
 from jobgate.pool.lifecycle import State
 from jobgate.pool.member import RETIRED, Member
+from jobgate.pool.post import Post
 from jobgate.pool.process import WorkerProcess
 from jobgate.pool.roles import Loss
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall
-
     from jobgate.config import QueueConfig
     from jobgate.pool.report import Report
+    from jobgate.pool.roles import Foreman
 
-__all__ = ["Foreman", "Groups", "Post", "Supervisor"]
+__all__ = ["Groups", "Supervisor"]
 
 _PROBATION = 1.0
 """Seconds within which a death with nothing in hand counts towards a crash loop."""
-
-
-class Foreman(Protocol):
-    """Who puts workers to work: the gate's Road."""
-
-    def worker_ready(self, worker: Member, post: int) -> None:
-        """A worker can take commands."""
-
-    def worker_leaving(self, worker: Member) -> None:
-        """It takes no more commands."""
-
-    def pool_changed(self) -> None:
-        """Workers have come or gone, or a crash loop has begun or ended."""
 
 
 class Groups(Protocol):
@@ -54,46 +44,6 @@ class Groups(Protocol):
         """The process group has been killed."""
 
 
-class Post:
-    """
-    A place for one worker.
-
-    Attributes:
-        number: From 0.
-        name: The name of whoever holds it.
-        worker: Who holds it: takes commands, or is about to.
-        next: Who is being started to take over (make before break).
-        leaving: Those who held it and have not exited yet.
-        restarts: How many workers were started here after the first.
-        report: The last crash report.
-    """
-
-    def __init__(self, number: int, name: str) -> None:
-        self.number = number
-        self.name = name
-        self.worker: Member | None = None
-        self.next: Member | None = None
-        self.leaving: list[Member] = []
-        self.restarts = -1
-        self.report: Report | None = None
-        self.restart: IDelayedCall | None = None
-
-    def __repr__(self) -> str:
-        return f"<Post {self.name} restarts={self.restarts} {self.everyone}>"
-
-    @property
-    def trying(self) -> bool:
-        """Whether a worker is about to be started here, or is starting."""
-        return self.restart is not None or (
-            self.worker is not None and self.worker.state is State.STARTING
-        )
-
-    @property
-    def everyone(self) -> list[Member]:
-        """All processes of this post."""
-        return [w for w in (self.worker, self.next, *self.leaving) if w is not None]
-
-
 class Supervisor:
     """
     Keeps as many workers alive as the configuration says.
@@ -103,6 +53,11 @@ class Supervisor:
         reactor: Time, timers and processes.
         foreman: Told who can work.
         groups: Told which process groups live.
+
+    Attributes:
+        posts: The posts of its children.
+        guests: The workers that came by themselves.
+        last_cause: Why the last worker died.
     """
 
     _log = Logger()
@@ -118,13 +73,24 @@ class Supervisor:
         self._first_outcome: list[Deferred[None]] = []
         self.last_cause = ""
         self.posts: list[Post] = []
+        self.guests = Guests(config, reactor, foreman, self._sweep)
 
     # --- what others ask
 
     @property
+    def stopping(self) -> bool:
+        """Whether it takes nobody on any more."""
+        return self._stopping
+
+    @property
+    def places(self) -> list[Post]:
+        """All posts, those of guests included."""
+        return [*self.posts, *self.guests.posts]
+
+    @property
     def workers(self) -> list[Member]:
         """Everyone, those on their way out included."""
-        return [worker for post in self.posts for worker in post.everyone]
+        return [worker for post in self.places for worker in post.everyone]
 
     @property
     def alive(self) -> list[Member]:
@@ -145,7 +111,7 @@ class Supervisor:
 
     def post(self, name: str) -> Post | None:
         """The post of that name."""
-        return next((post for post in self.posts if post.name == name), None)
+        return next((post for post in self.places if post.name == name), None)
 
     # --- what others tell it
 
@@ -161,6 +127,9 @@ class Supervisor:
     def recycle(self, post: Post) -> None:
         """Replace a post's worker: the new one starts before the old one goes."""
         if self._stopping:
+            return
+        if post in self.guests.posts:
+            self.guests.recycle(post)
             return
         if post.next is not None:
             if post.next.config == self._config.worker():
@@ -180,6 +149,8 @@ class Supervisor:
         for post in self.posts:
             if post.number < self._size:
                 self.recycle(post)
+        for post in self.guests.posts:
+            self.guests.recycle(post)
 
     def reconfigure(self, config: QueueConfig) -> None:
         """
@@ -199,6 +170,7 @@ class Supervisor:
         for post in self.posts:
             if post.number >= self._size:
                 self._retire(post)
+        self.guests.reconfigure(config)
 
     def stop(self) -> Deferred[None]:
         """
@@ -210,7 +182,7 @@ class Supervisor:
         for worker in self.workers:
             if not worker.idle:
                 worker.stop_by_force(Loss("stopped", "the gate stops"))
-        for post in self.posts:
+        for post in self.places:
             self._retire(post)
         gone: Deferred[None] = Deferred()
         self._all_gone.append(gone)

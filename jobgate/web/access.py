@@ -4,69 +4,26 @@ Who may do what: tokens, and without tokens the rule that keeps web pages out.
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
-from hashlib import sha256
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from jobgate.errors import Forbidden, JobgateError, QuotaExceeded, Unauthorized
+from jobgate.gate.tokens import Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jobgate.config import GateConfig, TokenConfig
+    from jobgate.config import GateConfig
+    from jobgate.gate.tokens import Token
     from jobgate.web.exchange import Exchange
 
-__all__ = ["Access", "Token"]
+__all__ = ["Access"]
 
 _OPEN = (b"/healthz", b"/readyz")
 _OPEN_UNDER = b"/problems/"
 _BROWSERS_SAY = frozenset({b"sec-fetch-site", b"origin"})
 _REMEMBERED = 4096
 """Header values whose verdict is remembered: callers repeat themselves."""
-
-
-class Token:
-    """
-    A caller, known by its token.
-
-    Args:
-        config: Its name, what it may do, and its quota.
-    """
-
-    def __init__(self, config: TokenConfig) -> None:
-        self.name = config.name
-        self._allow = config.allow
-        self._rate = config.rate
-        self._burst = max(1.0, config.rate or 0.0)
-        self._left = self._burst
-        self._at = 0.0
-        self._known: dict[str, bool] = {}
-
-    def may(self, right: str) -> bool:
-        """Whether it has a right, such as `call:resize` or `admin`."""
-        known = self._known.get(right)
-        if known is None:
-            known = any(fnmatchcase(right, grant) for grant in self._allow)
-            if len(self._known) < _REMEMBERED:
-                self._known[right] = known
-        return known
-
-    def spend(self, now: float) -> None:
-        """
-        Take one request off its quota.
-
-        Raises:
-            QuotaExceeded: There is none left.
-        """
-        if self._rate is None:
-            return
-        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
-        self._at = now
-        if self._left < 1:
-            message = f"{self.name} may send {self._rate:g} requests a second"
-            raise QuotaExceeded(message, retry_after=(1 - self._left) / self._rate)
-        self._left -= 1
 
 
 class Access:
@@ -81,7 +38,7 @@ class Access:
     """
 
     def __init__(self, config: GateConfig) -> None:
-        self._tokens = {token.sha256: Token(token) for token in config.tokens}
+        self._tokens = Tokens(config)
         self.has_tokens = bool(self._tokens)
         self._insecure = config.gate.insecure
         self._by_header: dict[bytes, Token] = {}
@@ -134,8 +91,7 @@ class Access:
         scheme, _, value = header.partition(b" ")
         if scheme.lower() != b"bearer":
             return None
-        # A digest is looked up, never a secret compared: its timing tells nothing.
-        token = self._tokens.get(sha256(value.strip()).hexdigest())
+        token = self._tokens.find(value.strip())
         if token is not None and len(self._by_header) < _REMEMBERED:
             self._by_header[header] = token
         return token

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from jobgate.command import ReplyStream
     from jobgate.errors import JobgateError
-    from jobgate.web.access import Token
+    from jobgate.gate.tokens import Token
 
 __all__ = ["NO_HEAD", "Exchange", "Head", "Response", "json_response", "phrase"]
 

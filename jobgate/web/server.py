@@ -7,18 +7,18 @@ everything goes to it. One sweep looks after the deadlines of all connections.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred, DeferredList, fail, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as TooLate
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IProtocolNegotiationFactory
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from jobgate.errors import ConfigError, JobgateError
+from jobgate.errors import JobgateError
+from jobgate.listening import Ports, host_and_port, is_tls
 from jobgate.web.access import Access
 from jobgate.web.calls import Calls
 from jobgate.web.channel import FrontDoor, Stamp
@@ -28,9 +28,7 @@ from jobgate.web.outbox import Ledger
 from jobgate.web.problems import problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from twisted.internet.interfaces import IAddress, IListeningPort
+    from twisted.internet.interfaces import IAddress
     from twisted.python.failure import Failure
 
     from jobgate.config import GateConfig
@@ -44,8 +42,6 @@ _SWEEP_EVERY = 0.5
 _LAST_ANSWERS = 5.0
 """Seconds that callers have, at the end, to take the last of their answers."""
 _CALL = b"/call/"
-_BACKLOG = 4096
-"""Connections the kernel keeps for us: Twisted's default of 50 drops a burst."""
 
 
 @implementer(IProtocolNegotiationFactory)
@@ -76,7 +72,7 @@ class HTTPServer(Factory):
         self.closing = False
         self.heads: dict[bytes, Head] = {}
         self._connections: set[FrontDoor] = set()
-        self._ports: dict[str, IListeningPort] = {}
+        self._ports = Ports(gate.reactor, self)
         self._ended: Deferred[None] | None = None
         self._sweep = LoopingCall(self._look)
         self._sweep.clock = gate.reactor
@@ -105,17 +101,20 @@ class HTTPServer(Factory):
         """
         if not self._sweep.running:
             self._sweep.start(_SWEEP_EVERY, now=False)
-        return self._open(self.settings.listen)
+        return self._ports.listen(self.settings.listen)
 
     def relisten(self, config: GateConfig) -> Deferred[None]:
         """Open the endpoints that another configuration adds, then close those it drops."""
-        new = config.gate.listen
-        done = self._open([text for text in new if text not in self._ports])
-        return done.addCallback(lambda _: self._close([t for t in self._ports if t not in new]))
+        return self._ports.relisten(config.gate.listen)
 
     def addresses(self) -> list[str]:
         """Where it can be reached, as URLs."""
-        return [_url(port, secure=text.startswith("ssl:")) for text, port in self._ports.items()]
+        return [
+            f"{'https' if is_tls(text) else 'http'}://{host_and_port(port)}"
+            if not text.startswith("unix:")
+            else f"unix:{host_and_port(port)}"
+            for text, port in self._ports.open.items()
+        ]
 
     def stop(self) -> Deferred[None]:
         """
@@ -127,7 +126,7 @@ class HTTPServer(Factory):
         self.closing = True
         if self._sweep.running:
             self._sweep.stop()
-        closed = self._close(list(self._ports))
+        closed = self._ports.close()
         for connection in list(self._connections):
             connection.close_if_idle()
         ended: Deferred[None] = Deferred()
@@ -142,33 +141,6 @@ class HTTPServer(Factory):
         """Close every connection now."""
         for connection in list(self._connections):
             connection.transport.abortConnection()
-
-    def _open(self, endpoints: Iterable[str]) -> Deferred[None]:
-        opened: dict[str, IListeningPort] = {}
-
-        def all_open(_: object) -> None:
-            self._ports |= opened
-
-        def failed(failure: Failure) -> Failure:
-            for port in opened.values():
-                port.stopListening()
-            return failure
-
-        def opening(text: str) -> Deferred[None]:
-            endpoint = serverFromString(self._gate.reactor, _deep(text))
-            listening: Deferred[IListeningPort] = endpoint.listen(self)
-            return listening.addCallback(lambda port: opened.update({text: port}))
-
-        try:
-            waits = [opening(text) for text in endpoints]
-        except ValueError as error:
-            return fail(ConfigError(f"{error}, wanted a Twisted endpoint string"))
-        every = DeferredList(waits, fireOnOneErrback=True, consumeErrors=True)
-        return every.addCallbacks(all_open, failed)
-
-    def _close(self, endpoints: Iterable[str]) -> Deferred[None]:
-        closing = [maybeDeferred(self._ports.pop(text).stopListening) for text in endpoints]
-        return DeferredList(closing).addCallback(lambda _: None)
 
     def _too_slow(self, failure: Failure) -> None:
         failure.trap(TooLate)
@@ -211,20 +183,3 @@ class HTTPServer(Factory):
         now = self.seconds()
         for connection in [c for c in self._connections if c.due <= now]:
             connection.overdue(now)
-
-
-def _deep(endpoint: str) -> str:
-    """An endpoint string with a backlog for bursts, unless it names one."""
-    kind = endpoint.partition(":")[0]
-    if kind in ("tcp", "tcp6", "ssl", "unix") and "backlog=" not in endpoint:
-        return f"{endpoint}:backlog={_BACKLOG}"
-    return endpoint
-
-
-def _url(port: IListeningPort, *, secure: bool) -> str:
-    address: Any = port.getHost()
-    scheme = "https" if secure else "http"
-    if hasattr(address, "port"):
-        host = f"[{address.host}]" if ":" in address.host else address.host
-        return f"{scheme}://{host}:{address.port}"
-    return f"unix:{address.name.decode() if address.name else ''}"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jobgate.gate import Gate
     from jobgate.gate.road import Road
     from jobgate.pool.member import Member
-    from jobgate.pool.supervisor import Post
+    from jobgate.pool.post import Post
 
 __all__ = [
     "Purged",
@@ -114,7 +114,8 @@ class Worker(msgspec.Struct):
     Attributes:
         name: Its name; a worker that takes over has the same.
         queue: The queue it works for.
-        pid: Its process id.
+        pid: Its process id; null for one that registered over a socket.
+        address: Where it registered from; null for one that the gate started.
         state: "starting", "ready", "busy", "draining" or "ending".
         command: The id of the command it is running, or null.
         since: When that began, RFC 3339.
@@ -129,6 +130,7 @@ class Worker(msgspec.Struct):
     name: str
     queue: str
     pid: int | None
+    address: str | None
     state: str
     command: str | None
     since: str | None
@@ -201,6 +203,7 @@ def worker(gate: Gate, post: Post, process: Member) -> Worker:
         name=process.name,
         queue=process.queue,
         pid=process.pid,
+        address=process.address,
         state=state,
         command=running[0].id if running else None,
         since=running[0].since if running else None,

@@ -149,7 +149,7 @@ class ComplaintsTests(SynchronousTestCase):
             ({"gate": {"name": "a b"}}, "gate.name"),
             ({"gate": {"listen": []}}, "gate.listen"),
             ({"gate": {"max_body": "64MiB"}}, "gate.max_body", "63MiB"),
-            (queue(shards=5, workers=4), "queues.q.shards", "workers = 4"),
+            (queue(command=["x"], shards=5, workers=4), "queues.q.shards", "workers = 4"),
             (queue(command='python "w.py'), "queues.q.command", "command line"),
             (queue(**lines, in_flight=2), "queues.q.in_flight", "1"),
             (queue(**lines, send="x\n"), "queues.q.send", "{line}"),

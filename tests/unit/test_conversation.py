@@ -429,16 +429,25 @@ class CommandTests(FramesCase):
 
     def test_wrong_types(self) -> None:
         """What only the gate sends is a breach when a worker sends it."""
-        for kind in (frames.WELCOME, frames.COMMAND, frames.CANCEL, frames.DRAIN, frames.BATCH):
+        for kind in (frames.WELCOME, frames.COMMAND, frames.CANCEL, frames.BATCH):
             self.ready()
             self.say(kind)
             self.assertIn(f"type {kind}", self.broken())
+
+    def test_leaving(self) -> None:
+        """DRAIN from a worker says that it is about to go; what it has in hand it still answers."""
+        self.ready()
+        made = self.give()
+        self.say(frames.DRAIN)
+        self.assertEqual(self.carrier.names.count("leaving"), 1)
+        self.say(frames.REPLY, 0)
+        self.assertIs(self.taker.of("replied")[0][0], made)
 
     def test_nothing_after_a_breach(self) -> None:
         """What follows a breach is ignored, in the same read too."""
         self.ready()
         self.give()
-        self.conversation.receive(encode(frames.DRAIN) + encode(frames.REPLY, 0))
+        self.conversation.receive(encode(frames.CANCEL) + encode(frames.REPLY, 0))
         self.say(frames.REPLY, 0)
         self.broken()
         self.assertEqual(self.taker.of("replied"), [])

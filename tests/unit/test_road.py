@@ -51,7 +51,8 @@ class RoadCase(SynchronousTestCase):
         self.clock = SteppingClock()
         self.clock.rightNow = 1000.0
         self.audit = Recorder()
-        self.road = Road(queue_config(**changes), self.clock, self.audit)  # type: ignore[arg-type]
+        config = queue_config(**{"command": ("x",), **changes})
+        self.road = Road(config, self.clock, self.audit)  # type: ignore[arg-type]
         self.addCleanup(self.road.close)
 
     def worker(
@@ -647,6 +648,24 @@ class TryingAgainTests(RoadCase):
         error = self.failed(made, errors.NoWorker)
         self.assertEqual((error.executed, made.attempt), ("no", 0))
         self.assertIsNotNone(error.retry_after)
+
+    def test_without_a_command_decliners_are_no_end(self) -> None:
+        """Where workers come as they like, the next one gets what all that are there declined."""
+        self.build(command=())
+        made = self.submit()
+        self.worker("a").decline()
+        self.assertEqual((made.state, made.attempt), (WAITING, 0))
+        self.worker("b").reply()
+        self.assertEqual(self.successResultOf(made.reply).body, b"ok")
+
+    def test_the_last_worker_declines_and_leaves(self) -> None:
+        """With nobody there, nobody has declined it."""
+        worker, made = self.worker(), self.submit()
+        self.road.dismiss(worker)
+        worker.decline()
+        self.assertIs(made.state, WAITING)
+        self.worker("next").reply()
+        self.successResultOf(made.reply)
 
     def test_last_willing_worker_dies(self) -> None:
         """If all that live have declined it, a new worker still gets it."""

@@ -16,8 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from jobgate import errors
 from jobgate.config import GateConfig, GateSettings, Rate, TokenConfig
 from jobgate.errors import BadRequest, Forbidden, JobgateError, QuotaExceeded, Unauthorized
+from jobgate.gate.tokens import Token
 from jobgate.web import fields
-from jobgate.web.access import Access, Token
+from jobgate.web.access import Access
 from jobgate.web.events import as_event, error_event
 from jobgate.web.exchange import Exchange, Head, Response, json_response, phrase
 from jobgate.web.outbox import Ledger, Outbox

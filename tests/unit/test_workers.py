@@ -14,9 +14,10 @@ from jobgate.gate.road import Road
 from jobgate.pool.guard import Guard
 from jobgate.pool.lifecycle import State
 from jobgate.pool.member import RETIRED
-from jobgate.pool.pipes import ChildStdin, ChildStdout
+from jobgate.pool.pipes import WorkerInput, WorkerOutput
+from jobgate.pool.post import Post
 from jobgate.pool.process import WorkerProcess
-from jobgate.pool.supervisor import Post, Supervisor
+from jobgate.pool.supervisor import Supervisor
 from jobgate.testing import FakeChild, Recorder, SpawningReactor
 from jobgate.wire import frames
 from tests.unit.fakes import command, queue_config
@@ -35,7 +36,7 @@ class PipesTests(SynchronousTestCase):
         self.addCleanup(self.reactor.discard)
         self.protocol = Recorder()
         self.child: FakeChild = self.reactor.spawnProcess(self.protocol, "x")
-        self.stdin = ChildStdin(self.child.pipes[0], self.reactor)
+        self.stdin = WorkerInput(self.child.pipes[0], self.reactor)
 
     def test_idle_is_written_at_once(self) -> None:
         """An idle child has its bytes before `write` returns."""
@@ -122,7 +123,7 @@ class PipesTests(SynchronousTestCase):
         got: list[bytes] = []
         receiver = Recorder()
         receiver.receive = got.append  # type: ignore[method-assign]
-        stdout = ChildStdout(self.child.pipes[1], receiver)
+        stdout = WorkerOutput(self.child.pipes[1], receiver)
         data = os.urandom(900_000)
         self.child.say(data)
         self.assertEqual(b"".join(got), data)
@@ -136,7 +137,7 @@ class PipesTests(SynchronousTestCase):
 
     def test_nothing_to_read(self) -> None:
         """A pipe with nothing in it is no error."""
-        stdout = ChildStdout(self.child.pipes[1], Recorder())
+        stdout = WorkerOutput(self.child.pipes[1], Recorder())
         self.assertIsNone(stdout.read())
 
 
