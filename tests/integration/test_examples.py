@@ -217,3 +217,28 @@ def test_php(tmp_path: Path) -> None:
         assert _problem(half) == (500, "command-failed", "yes")
         workers = json.loads(gate.get("/workers").body)["workers"]
         assert [w["restarts"] for w in workers] == [0, 0]
+
+
+def test_workers(tmp_path: Path) -> None:
+    """The same worker in six languages: the same answers, also to what is no text."""
+    for program, package in (("node", "nodejs"), ("perl", "perl"), ("php", "php-cli")):
+        need(program, package)
+    need("ruby", "ruby")
+    languages = ["node", "perl", "php", "python", "ruby"]
+    text = "  Über den\tWolken\n\n* $HOME `ls`\r\n".encode()
+    with ExampleGate("workers", tmp_path) as gate:
+        for language in languages:
+            (answer,) = gate.calls(language, [text])
+            assert answer.headers["content-type"] == _JSON
+            assert json.loads(answer.body) == {"bytes": len(text), "words": 6}
+            assert json.loads(gate.call(language, b"").body) == {"bytes": 0, "words": 0}
+            assert _problem(gate.call(language, b"\xff")) == (422, "command-failed", "yes")
+            large = b"word " * 500_000
+            answer = gate.call(language, large)
+            assert json.loads(answer.body) == {"bytes": len(large), "words": 500_000}
+        line = text.replace(b"\n", b" ").replace(b"\r", b" ")
+        for language in [*languages, "shell"]:
+            answer = gate.call(language, line)
+            assert json.loads(answer.body) == {"bytes": len(line), "words": 6}
+        workers = json.loads(gate.get("/workers").body)["workers"]
+        assert [w["restarts"] for w in workers] == [0] * 6

@@ -1,0 +1,5 @@
+"""`python -m jobgate.cli` is `jobgate`."""
+
+from jobgate.cli import main
+
+main()
