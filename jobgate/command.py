@@ -7,7 +7,7 @@ seconds on the gate's own (monotonic) clock.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from twisted.logger import Logger
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from jobgate.gate.queues import CommandQueue
 
-__all__ = ["DONE", "RUNNING", "WAITING", "Command", "Reply", "ReplyStream", "Worker"]
+__all__ = ["DONE", "RUNNING", "WAITING", "Command", "Input", "Reply", "ReplyStream", "Worker"]
 
 WAITING, RUNNING, DONE = "waiting", "running", "done"
 """The three states of a command: in a queue, at a worker, settled."""
@@ -69,9 +69,10 @@ class Reply:
         content_type: What the worker said it is.
         status: The HTTP status the worker chose, 200 unless it said otherwise.
         stream: The parts of a streamed reply as they come, else None.
+        jobs: What its graph is to grow by, as JSON; empty if nothing.
     """
 
-    __slots__ = ("body", "content_type", "status", "stream")
+    __slots__ = ("body", "content_type", "jobs", "status", "stream")
 
     def __init__(
         self,
@@ -79,14 +80,31 @@ class Reply:
         content_type: str,
         status: int = 200,
         stream: ReplyStream | None = None,
+        jobs: bytes = b"",
     ) -> None:
         self.body = body
         self.content_type = content_type
         self.status = status
         self.stream = stream
+        self.jobs = jobs
 
     def __repr__(self) -> str:
         return f"<Reply {self.status} {self.content_type} {len(self.body)} B>"
+
+
+class Input(NamedTuple):
+    """
+    What became of a job that a command's job needed (contract 4.3).
+
+    Attributes:
+        name: The job's name in its graph.
+        content_type: What the body is: that of its reply, or of the problem it ended with.
+        body: All of it.
+    """
+
+    name: str
+    content_type: str
+    body: bytes
 
 
 class Hold(Protocol):
@@ -104,7 +122,12 @@ class ReplyStream:
 
     Args:
         hold: Stops what the worker sends, if that holds up nobody else.
+
+    Attributes:
+        jobs: As a Reply's; there at the end.
     """
+
+    jobs: bytes = b""
 
     _log = Logger()
 
@@ -189,6 +212,8 @@ class Command:
         bucket: Where the deadlines keep it.
         offered: How far its worker's input reaches with it, in bytes.
         caller: The name of the token it was sent with, for the audit.
+        graph: The graph its job belongs to; empty outside of graphs.
+        inputs: What became of the jobs that its job needed.
     """
 
     # Class attributes are the defaults: most commands never set most of them.
@@ -207,6 +232,8 @@ class Command:
     bucket: int = 0
     offered: int = 0
     caller: str = ""
+    graph: str = ""
+    inputs: tuple[Input, ...] = ()
     forget: Callable[[Command], None] | None = None
 
     def __init__(

@@ -95,24 +95,27 @@ class Fail(Exception):
 
 class Reply:
     """
-    A reply that says its own content type or status.
+    A reply that says its own content type or status, or makes its graph grow.
 
     Args:
         body: bytes, str, or anything JSON.
         content_type: What the body is; by default, what its Python type suggests.
         status: The HTTP status for the caller, 200 to 599; by default the gate says 200.
+        jobs: Further jobs for the graph of the command's job (contract 4.3), as `POST /graphs`
+            takes them: by name, each a dict with `queue` and so on.
 
     Raises:
         ValueError: Content type or status would not survive the way to the caller.
     """
 
-    __slots__ = ("body", "content_type", "status")
+    __slots__ = ("body", "content_type", "jobs", "status")
 
     def __init__(
         self,
         body: object,
         content_type: str | None = None,
         status: int | None = None,
+        jobs: dict[str, dict[str, Any]] | None = None,
     ) -> None:
         # The gate ends a worker over these (contract 5.1): better to fail the one command here.
         _check_status(status, 200)
@@ -123,6 +126,7 @@ class Reply:
         self.body = body
         self.content_type = plain or None
         self.status = status
+        self.jobs = jobs
 
 
 class Input:
@@ -556,6 +560,9 @@ def _stream(link: _Link, command: Command, items: Any) -> tuple[bytes, Any]:  # 
             except StopIteration as stop:
                 last = stop.value
                 break
+            if isinstance(item, Reply) and item.jobs:
+                title = "jobs belong to what a stream returns at its end, not to an item of it"
+                raise Fail(title, retry=False)
             meta, body = _encode(item, _JSON_LINES)
             if head is None:
                 head = meta
@@ -569,7 +576,8 @@ def _stream(link: _Link, command: Command, items: Any) -> tuple[bytes, Any]:  # 
     if last is None:
         return _BYTES_META if head is None else head, b""
     meta, body = _encode(last, _JSON if head is None else _JSON_LINES)
-    return meta if head is None else head, body
+    grows = isinstance(last, Reply) and last.jobs
+    return meta if head is None or grows else head, body
 
 
 def _encode(value: object, json: str) -> tuple[bytes, Any]:
@@ -580,30 +588,38 @@ def _encode(value: object, json: str) -> tuple[bytes, Any]:
         Fail: It is neither bytes nor text nor JSON; or it is a Fail.
         Decline: It is a Decline.
     """
-    given = status = None
+    given = status = jobs = None
     if isinstance(value, (Fail, Decline)):
         raise value
     if isinstance(value, Reply):
-        given, status, value = value.content_type, value.status, value.body
+        given, status, jobs = value.content_type, value.status, value.jobs
+        value = value.body
     kind, body = _BYTES, value
     if isinstance(value, memoryview):
         flat = value.contiguous and value.format == "B" and value.nbytes > PIPE_BUF
         body = value if flat else value.tobytes()
     elif not isinstance(value, (bytes, bytearray)):
-        try:
-            if isinstance(value, str):
-                kind, body = _TEXT, value.encode()
-            else:
-                kind, body = json, _dumps(value, "strict") + b"\n" * (json is _JSON_LINES)
-        except (TypeError, ValueError, RecursionError) as error:
-            title = "the worker's handler returned what cannot be sent"
-            raise Fail(title, _line(error), retry=False) from None
-    if given is None and status is None:
+        if isinstance(value, str):
+            kind, body = _TEXT, _strictly(str.encode, value)
+        else:
+            kind, body = json, _strictly(_dumps, value) + b"\n" * (json is _JSON_LINES)
+    if given is None and status is None and not jobs:
         return _METAS[kind], body
     facts: dict[str, object] = {"content_type": given or kind}
     if status is not None:
         facts["status"] = status
-    return _dumps(facts), body
+    if jobs:
+        facts["jobs"] = jobs
+    return _strictly(_dumps, facts), body
+
+
+def _strictly(encode: Callable[..., bytes], value: object) -> bytes:
+    """Encode without replacing anything; raises Fail for what cannot be encoded."""
+    try:
+        return encode(value, errors="strict")
+    except (TypeError, ValueError, RecursionError) as error:
+        title = "the worker's handler returned what cannot be sent"
+        raise Fail(title, _line(error), retry=False) from None
 
 
 def _describe(fail: Fail) -> bytes:

@@ -265,9 +265,9 @@ class Probe:
         """A DECLINE."""
         self.outcomes[command.id] = JobgateError("declined")
 
-    def unfit(self, command: Command, why: str) -> None:
+    def unfit(self, command: Command, error: JobgateError) -> None:
         """A `lines` worker cannot be given it."""
-        self.outcomes[command.id] = JobgateError(why)
+        self.outcomes[command.id] = error
 
     def rested(self) -> None:
         """It has room again."""

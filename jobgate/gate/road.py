@@ -246,12 +246,12 @@ class Road:
         command.attempt -= 1
         self._wait_again(command)
 
-    def unfit(self, command: Command, why: str) -> None:
+    def unfit(self, command: Command, error: JobgateError) -> None:
         """It cannot be written as its worker's protocol wants it: nobody has seen it."""
         self._deadlines.remove(command)
         command.attempt -= 1
         if command.state is not DONE:
-            self._fail(command, errors.BadRequest(why), self._seconds())
+            self._fail(command, error, self._seconds())
 
     def succeeded(self, command: Command, reply: Reply, now: float) -> None:
         """Its worker has answered."""

@@ -101,9 +101,9 @@ class Runner:
         self._road.declined(command, self.worker)
         self._fill()
 
-    def unfit(self, command: Command, why: str) -> None:
+    def unfit(self, command: Command, error: JobgateError) -> None:
         """The worker cannot be given it."""
-        self._road.unfit(command, why)
+        self._road.unfit(command, error)
 
     def rested(self) -> None:
         """The worker has room again."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from jobgate.wire.frames import WireError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from jobgate.command import Command, Reply
     from jobgate.config import WorkerConfig
@@ -40,7 +40,7 @@ class Taker(Protocol):
     def declined(self, command: Command) -> None:
         """The worker will not have it."""
 
-    def unfit(self, command: Command, why: str) -> None:
+    def unfit(self, command: Command, error: JobgateError) -> None:
         """This kind of worker cannot be given it; nothing has been written."""
 
     def rested(self) -> None:
@@ -162,8 +162,8 @@ class Conversation:
         self.in_hand.clear()
         return taken
 
-    def _give(self, command: Command, head: bytes, body: bytes) -> None:
-        """Write a command and remember it."""
+    def _give(self, command: Command, head: bytes, body: bytes, more: Sequence[bytes] = ()) -> None:
+        """Write a command, whose body may be followed by more, and remember it."""
         frame_id = self._next_id
         self._next_id = (frame_id + 1) & 0xFFFFFFFF
         in_hand = self.in_hand
@@ -172,6 +172,8 @@ class Conversation:
         if (idle or not self.ordered) and self.taker is not None:
             self.taker.began(command, self._seconds())
         command.offered = self._transport.write(head, body, idle=idle)
+        for piece in more:
+            command.offered = self._transport.write(piece, b"", idle=idle)
 
     def _finish(self, frame_id: int, now: float) -> Command | None:
         """The last word on a command has come; the next oldest has begun."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from jobgate.command import DONE, Reply, ReplyStream
-from jobgate.errors import CommandFailed
+from jobgate.errors import CommandFailed, Unprocessable
 from jobgate.pool.conversation import Conversation, Transport
 from jobgate.wire import frames
 from jobgate.wire.frames import CHUNK, COMMAND, REPLY, Frame, FrameDecoder, WireError
@@ -31,6 +31,8 @@ _TEXT_LIMIT = 64 * 1024
 _FOREVER = float("inf")
 _MOST_MS = 2.0**53
 """The largest `remaining_ms`: what every JSON parser can hold."""
+_JOIN_BELOW = 1024 * 1024
+"""Bytes up to which copying inputs together is cheaper than a write for each."""
 _REMEMBERED = 256
 """Content types and metas that are kept: workers and callers repeat themselves."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -57,11 +59,16 @@ class Hello(msgspec.Struct):
     token: str = ""
 
 
+_NOTHING = (b"", b"{}", b"null")
+_NO_JOBS = msgspec.Raw(b"")
+
+
 class _Said(msgspec.Struct):
     """The meta of REPLY and CHUNK."""
 
     content_type: str | None = None
     status: int | None = None
+    jobs: msgspec.Raw = _NO_JOBS
 
 
 class _Failed(msgspec.Struct):
@@ -146,7 +153,7 @@ class FramesConversation(Conversation):
         self._before_hello = 0
         self._meta_queue = _json(queue).decode()
         self._meta_rests: dict[str, str] = {}
-        self._said: dict[bytes, tuple[str, int]] = {b"": (_OCTETS, 200)}
+        self._said: dict[bytes, tuple[str, int, bytes]] = {b"": (_OCTETS, 200, b"")}
         self._pinged = False
 
     def send(self, command: Command) -> bool:
@@ -155,9 +162,30 @@ class FramesConversation(Conversation):
         rest = self._meta_rests.get(command.content_type)
         if rest is None or command.deadline != _FOREVER or command.headers:
             rest = self._meta_rest(command)
+        if command.inputs:
+            return self._send_with_inputs(command, rest)
         meta = f'{{"id":"{command.id}","attempt":{command.attempt}{rest}'.encode()
         length = 12 + len(meta) + len(body)
         self._give(command, _pack(length, 1, COMMAND, 0, self._next_id, len(meta)) + meta, body)
+        return True
+
+    def _send_with_inputs(self, command: Command, rest: str) -> bool:
+        inputs = [
+            {"name": name, "content_type": kind, "length": len(body)}
+            for name, kind, body in command.inputs
+        ]
+        meta = f'{{"id":"{command.id}","attempt":{command.attempt},"inputs":'.encode()
+        meta += _json(inputs) + rest.encode()
+        bodies = [command.body, *(its.body for its in command.inputs)]
+        length = 12 + len(meta) + sum(map(len, bodies))
+        if length > frames.MAX_FRAME:
+            if self.taker is not None:
+                message = f"body and inputs are {length} bytes; a frame holds {frames.MAX_FRAME}"
+                self.taker.unfit(command, Unprocessable(message))
+            return True
+        body, *more = bodies if length > _JOIN_BELOW else [b"".join(bodies)]
+        head = _pack(length, 1, COMMAND, 0, self._next_id, len(meta)) + meta
+        self._give(command, head, body, more)
         return True
 
     def _meta_rest(self, command: Command) -> str:
@@ -251,20 +279,23 @@ class FramesConversation(Conversation):
         self.is_ready = True
         self._transport.ready()
 
-    def _read(self, meta: bytes) -> tuple[str, int]:
-        """Content type and status of a REPLY or CHUNK, kept: workers repeat themselves."""
+    def _read(self, meta: bytes) -> tuple[str, int, bytes]:
+        """Content type, status and jobs of a REPLY or CHUNK, kept: workers repeat themselves."""
         said = _read_said(meta)
         kind = _OCTETS if said.content_type is None else said.content_type
         if _CONTROL.search(kind) or not kind.isascii():
             message = f"content type {kind!r}, where visible ASCII is wanted"
             raise WireError(message)
-        known = kind, _status(said.status, 200)
-        if len(self._said) < _REMEMBERED and len(meta) < _REMEMBERED:
+        jobs = bytes(said.jobs)
+        known = kind, _status(said.status, 200), b"" if jobs in _NOTHING else jobs
+        if not jobs and len(self._said) < _REMEMBERED and len(meta) < _REMEMBERED:
             self._said[meta] = known
         return known
 
     def _reply(self, frame_id: int, meta: bytes, body: bytes | bytearray) -> None:
-        content_type, status = self._said.get(meta) or self._read(meta)
+        content_type, status, jobs = self._said.get(meta) or self._read(meta)
+        if jobs:
+            self._check_growth(self.in_hand.get(frame_id))
         now = self._seconds()
         command = self._finish(frame_id, now)
         if command is None:
@@ -272,10 +303,17 @@ class FramesConversation(Conversation):
         self.done += 1
         if command.stream is not None and command.state is not DONE:
             command.stream.chunk(body)
+            command.stream.jobs = jobs
             body = b""
         if self.taker is not None:
-            self.taker.replied(command, Reply(body, content_type, status), now)
+            self.taker.replied(command, Reply(body, content_type, status, jobs=jobs), now)
         self._transport.settled(now)
+
+    @staticmethod
+    def _check_growth(command: Command | None) -> None:
+        """Only within a graph is there anything that could grow."""
+        if command is not None and not command.graph:
+            raise WireError("jobs in a REPLY to a command that belongs to no graph")
 
     def _chunk(self, frame_id: int, meta: bytes, body: bytes | bytearray) -> None:
         command = self.in_hand.get(frame_id)
@@ -286,7 +324,9 @@ class FramesConversation(Conversation):
         if command.state is DONE or self.taker is None:
             return
         if command.stream is None:
-            content_type, status = self._said.get(meta) or self._read(meta)
+            content_type, status, jobs = self._said.get(meta) or self._read(meta)
+            if jobs:
+                raise WireError("jobs in a CHUNK, where only a REPLY has them")
             command.stream = ReplyStream(self._hold)
             self.taker.streaming(command, Reply(b"", content_type, status, command.stream))
         command.stream.chunk(body)

@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from jobgate.command import Reply
+from jobgate.errors import BadRequest, Unprocessable
 from jobgate.pool.conversation import Conversation, Transport
 from jobgate.wire.frames import WireError
 from jobgate.wire.lines import LinesDecoder, Template, one_line
@@ -59,12 +60,16 @@ class LinesConversation(Conversation):
         self._transport.look()
         if not self.is_ready:
             return False
+        if command.inputs and self.taker is not None:
+            # Refused at submission; the queue may have spoken frames then.
+            self.taker.unfit(command, Unprocessable("a worker that speaks lines takes no inputs"))
+            return True
         try:
             # Mostly done at admission; a command may have been let in for another protocol.
             line = one_line(command.body, command.content_type)
         except ValueError as error:
             if self.taker is not None:
-                self.taker.unfit(command, str(error))
+                self.taker.unfit(command, BadRequest(str(error)))
             return True
         self._give(command, self._template.fill(line), b"")
         return True

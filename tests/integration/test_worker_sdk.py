@@ -440,6 +440,11 @@ def test_streams() -> None:
                     print("closed")
             case b"fail":
                 return Fail("in the end", status=409)
+            case b"grow":
+                yield "a"
+                return Reply("b", jobs={"more": {"queue": "q"}})
+            case b"early":
+                yield Reply("a", jobs={"more": {"queue": "q"}})
 
     serve(handler)
     """) as child:
@@ -460,6 +465,9 @@ def test_streams() -> None:
         assert child.call(b"bad").kind == CHUNK
         assert child.read().meta["detail"].startswith("TypeError: Object of type set")
         assert child.call(b"fail") == (FAIL, 1, {"title": "in the end", "status": 409}, b"")
+        assert child.call(b"grow") == (CHUNK, 1, TEXT, b"a")
+        assert child.read() == (REPLY, 1, {**TEXT, "jobs": {"more": {"queue": "q"}}}, b"b")
+        assert child.call(b"early").kind == FAIL
         assert child.end() == 0
         assert "closed" in child.stderr()
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobgate.command import DONE, RUNNING, Command
+from jobgate.command import DONE, RUNNING, Command, Input
 from jobgate.config import WorkerConfig
+from jobgate.errors import BadRequest, Unprocessable
 from jobgate.pool.frames import FramesConversation
 from jobgate.pool.lines import LinesConversation
 from jobgate.testing import Recorder
@@ -461,6 +462,116 @@ class CommandTests(FramesCase):
         self.broken()
 
 
+class GraphTests(FramesCase):
+    """What jobs of graphs are given besides their body, and what they may answer."""
+
+    def given(self, *inputs: Input, body: bytes = b"own") -> Command:
+        made = command(body, now=self.clock.seconds())
+        made.state, made.attempt, made.graph, made.inputs = RUNNING, 1, "g", inputs
+        self.assertTrue(self.conversation.send(made))
+        return made
+
+    def test_inputs(self) -> None:
+        """Their bytes follow the body in the order of the meta, and count as offered."""
+        self.ready()
+        for sizes in ((0, 3, 5), (700_000, 700_000, 1), (2_000_000,)):
+            self.carrier.sent = b""
+            bodies = [bytes([65 + n]) * size for n, size in enumerate(sizes)]
+            made = self.given(
+                *(Input(f'n"{n}', "image/png", its) for n, its in enumerate(bodies)), body=b"own"
+            )
+            ((kind, _, meta, body),) = self.sent()
+            self.assertEqual(kind, frames.COMMAND)
+            self.assertEqual(body, b"own" + b"".join(bodies))
+            self.assertEqual(
+                meta["inputs"],
+                [
+                    {"name": f'n"{n}', "content_type": "image/png", "length": size}
+                    for n, size in enumerate(sizes)
+                ],
+            )
+            self.assertEqual((meta["id"], meta["queue"], meta["attempt"]), ("c", "q", 1))
+            self.assertEqual(made.offered, len(self.carrier.sent))
+
+    def test_no_inputs(self) -> None:
+        """A command without any has no such member: plain commands pay nothing for graphs."""
+        self.ready()
+        self.given()
+        self.assertNotIn("inputs", self.sent()[-1][2])
+
+    def test_large_inputs_are_not_copied(self) -> None:
+        """Each is written from where it is."""
+        self.ready()
+        written: list[bytes] = []
+        self.carrier.write = lambda head, body, idle: written.extend((head, body))  # type: ignore[assignment, misc]
+        large = bytes(900_000)
+        self.given(Input("a", "x/y", large), Input("b", "x/y", large))
+        self.assertEqual([piece is large for piece in written if piece].count(True), 2)
+
+    def test_inputs_over_the_limit(self) -> None:
+        """They cannot be handed over, and nothing is written; the worker keeps its place."""
+        self.ready()
+        large = bytes(frames.MAX_FRAME // 2)
+        before = self.carrier.sent
+        made = self.given(Input("a", "x/y", large), Input("b", "x/y", large))
+        ((told, error),) = self.taker.of("unfit")
+        self.assertIs(told, made)
+        self.assertIsInstance(error, Unprocessable)
+        self.assertIn(str(frames.MAX_FRAME), error.detail)
+        self.assertEqual((self.carrier.sent, self.conversation.in_hand), (before, {}))
+
+    def test_growth(self) -> None:
+        """The jobs of a REPLY reach the taker as they were written; nothing is remembered."""
+        for jobs in (b'{"a": {"queue":"q"}}', b'{"b":1}', b"[1]", b'"x"'):
+            self.ready()
+            for number in range(2):
+                self.given()
+                self.say(frames.REPLY, number, b'{"jobs":' + jobs + b',"content_type":"a/b"}')
+            for _, reply, _ in self.taker.of("replied"):
+                self.assertEqual((reply.jobs, reply.content_type), (jobs, "a/b"))
+            self.given()
+            self.say(frames.REPLY, 2, {"content_type": "a/b"})
+            self.assertEqual(self.taker.of("replied")[-1][1].jobs, b"")
+
+    def test_growth_by_nothing(self) -> None:
+        """No jobs at all are no growth, for anybody."""
+        self.ready()
+        for number, meta in enumerate((b'{"jobs":{}}', b'{"jobs":null}', b"{}")):
+            self.give()
+            self.say(frames.REPLY, number, meta)
+            self.assertEqual(self.taker.of("replied")[-1][1].jobs, b"")
+
+    def test_growth_after_chunks(self) -> None:
+        """The last word on a streamed reply may bring jobs; they are there when it ends."""
+        self.ready()
+        made = self.given()
+        self.say(frames.CHUNK, 0, None, b"part")
+        self.say(frames.REPLY, 0, b'{"jobs":{"a":{}}}')
+        assert made.stream is not None
+        self.assertEqual(made.stream.jobs, b'{"a":{}}')
+
+    def test_growth_in_a_chunk(self) -> None:
+        """A CHUNK brings none: they would be lost."""
+        self.ready()
+        self.given()
+        self.say(frames.CHUNK, 0, b'{"jobs":{"a":{}}}', b"part")
+        self.assertIn("CHUNK", self.broken())
+
+    def test_growth_outside_of_graphs(self) -> None:
+        """There is nothing that could grow: the worker has broken the protocol, blamed for it."""
+        self.ready()
+        self.give()
+        self.say(frames.REPLY, 0, b'{"jobs":{"a":{}}}')
+        self.assertIn("no graph", self.broken())
+        self.assertEqual(self.taker.of("replied"), [])
+
+    def test_growth_of_what_is_not_in_flight(self) -> None:
+        """A stray reply is dropped, whatever it brings."""
+        self.ready()
+        self.say(frames.REPLY, 7, b'{"jobs":{"a":{}}}')
+        self.assertEqual(self.taker.names, ["stray"])
+
+
 class StreamTests(FramesCase):
     """CHUNK, PROGRESS, CANCEL, PING, DRAIN."""
 
@@ -650,7 +761,18 @@ class LinesTests(Case):
     def test_let_in_for_another_protocol(self) -> None:
         """What is no line is refused even here, and JSON becomes one: nothing else is written."""
         made = self.give(b"one\ntwo")
-        self.assertEqual((self.taker.of("unfit")[0][0], self.carrier.sent), (made, b""))
+        ((told, error),) = self.taker.of("unfit")
+        self.assertEqual((told, self.carrier.sent), (made, b""))
+        self.assertIsInstance(error, BadRequest)
+
+    def test_inputs(self) -> None:
+        """A program that knows nothing of us cannot be given any."""
+        made = command(b"1", now=self.clock.seconds())
+        made.inputs = (Input("a", "text/plain", b"x"),)
+        self.assertTrue(self.conversation.send(made))
+        ((told, error),) = self.taker.of("unfit")
+        self.assertEqual((told, self.carrier.sent), (made, b""))
+        self.assertIsInstance(error, Unprocessable)
         self.assertEqual(self.conversation.in_hand, {})
         self.give(b'{\n"a": 1}')
         self.assertEqual(self.carrier.sent, b'{"a":1}\n')

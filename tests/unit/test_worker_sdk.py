@@ -82,6 +82,19 @@ class EncodeTests(SynchronousTestCase):
             ({"content_type": "text/html; charset=utf-8", "status": 404}, b"<p>"),
         )
 
+    def test_reply_brings_jobs(self) -> None:
+        """They go beside the body, whatever that is; none are not mentioned."""
+        jobs = {"a/1": {"queue": "q", "body": ["é"]}, "b": {"queue": "q", "needs": ["a/1"]}}
+        self.assertEqual(
+            self.encoded(Reply(b"x", jobs=jobs)),
+            ({"content_type": "application/octet-stream", "jobs": jobs}, b"x"),
+        )
+        self.assertEqual(
+            self.encoded(Reply({"n": 1}, "text/x", 201, jobs)),
+            ({"content_type": "text/x", "status": 201, "jobs": jobs}, b'{"n":1}'),
+        )
+        self.assertEqual(worker._encode(Reply(b"x", jobs={}), worker._JSON)[0], worker._BYTES_META)
+
     def test_items_of_a_stream_are_lines_of_json(self) -> None:
         """JSON items one after the other could not be told apart."""
         self.assertEqual(
@@ -99,6 +112,8 @@ class EncodeTests(SynchronousTestCase):
             (loop, "RecursionError: maximum recursion depth exceeded"),
             ("\ud800", "UnicodeEncodeError: "),
             ({"a": "\ud800"}, "UnicodeEncodeError: "),
+            (Reply(b"", jobs={"a": {"queue": "q", "body": {1}}}), "TypeError: "),
+            (Reply(b"", jobs={"\ud800": {"queue": "q"}}), "UnicodeEncodeError: "),
         ]
         for value, detail in cases:
             fail = self.assertRaises(Fail, worker._encode, value, worker._JSON)
