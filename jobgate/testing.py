@@ -29,6 +29,7 @@ from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
+from jobgate.jobs.sqlite import SqliteJournal
 from jobgate.pool import process, warden
 from jobgate.wire import frames
 from jobgate.wire.frames import FrameDecoder
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-__all__ = ["FakeChild", "Given", "Recorder", "SpawningReactor"]
+    from twisted.internet.interfaces import IReactorTime
+
+__all__ = ["FakeChild", "Given", "Recorder", "SpawningReactor", "inline_journal"]
 
 _STDIN, _STDOUT, _STDERR, _STATUS = range(4)
 _FIRST_PID = 2**30
@@ -528,3 +531,19 @@ class SpawningReactor(MemoryReactorClock):
         traceback: TracebackType | None,
     ) -> None:
         self.discard()
+
+
+def inline_journal(
+    clock: IReactorTime, path: str = ":memory:", *, epoch: float = 1e9
+) -> SqliteJournal:
+    """
+    A store of jobs without a thread: what it is asked has happened when the call returns.
+
+    Args:
+        clock: Its time, such as a `Clock`; it tries again by its timers.
+        path: A file, for a store that can be opened anew.
+        epoch: What the clock on the wall shows when `clock` shows 0.
+    """
+    return SqliteJournal(
+        path, clock, clock=clock.seconds, wall=lambda: epoch + clock.seconds(), inline=True
+    )

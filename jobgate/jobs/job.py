@@ -15,6 +15,8 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from jobgate.errors import JobgateError
+
 __all__ = [
     "CALLBACKS",
     "FOLLOWS",
@@ -28,6 +30,7 @@ __all__ = [
     "Taken",
     "Try",
     "callback",
+    "document",
 ]
 
 
@@ -273,3 +276,15 @@ def callback(job: str, state: State, url: str) -> NewJob:
         content_type="application/json",
         attempts=_CALLBACK_ATTEMPTS,
     )
+
+
+def document(error: JobgateError) -> dict[str, Any]:
+    """An error as jobs keep it: a problem document, but for the status, which HTTP adds."""
+    members = {name: value for name, value in error.extra.items() if value is not None}
+    return {
+        "type": f"/problems/{error.slug}",
+        "title": error.title,
+        "detail": error.detail,
+        "executed": error.executed,
+        **members,
+    }

@@ -145,15 +145,19 @@ class Journal(Protocol):
     again by themselves instead, in order, until they are stored or the journal is closed:
     what they say has happened already.
 
-    Attributes:
-        durability: `fsync` or `memory`, for `Jobgate-Durability`.
-        trouble: Why it cannot store now, in words; empty while it can.
-        writes: Steps stored so far, for the metrics.
     """
 
-    durability: str
-    trouble: str
-    writes: int
+    @property
+    def durability(self) -> str:
+        """`fsync` or `memory`, for `Jobgate-Durability`."""
+
+    @property
+    def trouble(self) -> str:
+        """Why it cannot store now, in words; empty while it can."""
+
+    @property
+    def writes(self) -> int:
+        """Steps stored so far, for the metrics."""
 
     # --- its life
 
@@ -163,6 +167,7 @@ class Journal(Protocol):
         attempt counted but not spent; but a job that is to start only `once` and has started
         is `DEAD`, and a call that has not ended is `FAILED`, both as `worker-died`,
         `executed: maybe`. Time for which no gate ran is added to leases.
+        The listener is told of jobs that ended by this, and of no others.
 
         Returns:
             For each queue with jobs that have not ended: how many, by state.

@@ -1,0 +1,206 @@
+"""
+Steps that change nothing: what people ask for.
+"""
+
+from __future__ import annotations
+
+from heapq import nlargest
+from typing import TYPE_CHECKING, Final
+
+from jobgate.errors import BadRequest
+from jobgate.jobs.job import Job, Reply, State, Try
+from jobgate.jobs.journal import Graph
+from jobgate.jobs.sqlite.ledger import CALL, GONE, HELD, INPUTS, decode, encode, public
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from jobgate.jobs.sqlite.ledger import Ledger, Row
+
+__all__ = ["ahead", "body", "documents", "get", "graph", "page", "queues", "result", "tries"]
+
+_FAR: Final = 100_000
+"""Jobs ahead of one that are counted at most."""
+_STATES: Final = (*State, HELD)
+
+
+def documents(ledger: Ledger, rows: Sequence[Row]) -> list[Job]:
+    """Rows as others see them."""
+    if not rows:
+        return []
+    seqs = encode([row.seq for row in rows]).decode()
+    details = ledger.ask(
+        "SELECT json_array(body.content_type, outcome.error, lease.until) AS x"
+        " FROM json_each(?) AS j JOIN job ON job.seq = j.value"
+        " LEFT JOIN body ON body.seq = job.seq LEFT JOIN outcome ON outcome.seq = job.seq"
+        " LEFT JOIN lease ON job.lease > 0 AND lease.seq = job.lease ORDER BY j.key",
+        (seqs,),
+    )
+    needs = _needs(ledger, [row.seq for row in rows if row.flags & INPUTS])
+    return [
+        Job(
+            id=row.id,
+            queue=row.queue,
+            state=public(row.state),
+            attempt=row.attempt,
+            spent=row.spent,
+            attempts=row.attempts,
+            priority=row.priority,
+            created=row.created / 1000,
+            content_type=content_type or "",
+            due=row.due / 1000 if row.state == State.SCHEDULED else 0.0,
+            started=row.started / 1000,
+            finished=row.finished / 1000,
+            until=(until or 0) / 1000,
+            expires=row.expires / 1000,
+            worker=row.worker,
+            caller=row.caller,
+            callback=row.callback,
+            call=bool(row.flags & CALL),
+            graph=row.graph_id,
+            name=row.name,
+            error=None if error is None else decode(error),
+            needs=needs.get(row.seq, {}),
+            gone=bool(row.flags & GONE),
+        )
+        for row, (content_type, error, until) in zip(rows, details, strict=True)
+    ]
+
+
+def get(ledger: Ledger, id_: str) -> Job | None:
+    """A job."""
+    row = ledger.row(id_)
+    return None if row is None else documents(ledger, [row])[0]
+
+
+def body(ledger: Ledger, id_: str) -> tuple[str, bytes] | None:
+    """A job's content type and body."""
+    ledger.flush()
+    found: tuple[str, bytes] | None = ledger.db.execute(
+        "SELECT content_type, data FROM body JOIN job USING (seq) WHERE id = ?", (id_,)
+    ).fetchone()
+    return found
+
+
+def result(ledger: Ledger, id_: str) -> Reply | None:
+    """A job's reply, if it ended with one."""
+    ledger.flush()
+    found = ledger.db.execute(
+        "SELECT status, outcome.content_type, data FROM outcome JOIN job USING (seq)"
+        " WHERE id = ? AND status IS NOT NULL AND finished > 0",
+        (id_,),
+    ).fetchone()
+    return None if found is None else Reply(*found)
+
+
+def tries(ledger: Ledger, id_: str) -> list[Try]:
+    """The attempts that failed, oldest first."""
+    found = ledger.ask(
+        "SELECT json_array(try.attempt, try.worker, try.started, try.finished, error, output) AS x"
+        " FROM try JOIN job USING (seq) WHERE id = ? ORDER BY try.attempt",
+        (id_,),
+    )
+    return [
+        Try(attempt, worker, started / 1000, finished / 1000, error and decode(error), output)
+        for attempt, worker, started, finished, error, output in found
+    ]
+
+
+def queues(ledger: Ledger) -> list[str]:
+    """The queues that have jobs, by leaps through the index."""
+    return ledger.ask(
+        "SELECT json_quote(queue) AS x FROM ("
+        "WITH RECURSIVE q (queue) AS (SELECT min(queue) FROM job UNION ALL"
+        " SELECT (SELECT min(queue) FROM job WHERE queue > q.queue) FROM q"
+        " WHERE q.queue IS NOT NULL) SELECT queue FROM q WHERE queue IS NOT NULL)"
+    )
+
+
+def page(
+    ledger: Ledger, queue: str, state: State | None, limit: int, after: str
+) -> tuple[list[Job], str]:
+    """
+    Jobs, newest first, and the cursor of the next page.
+
+    Raises:
+        BadRequest: The cursor is none of ours.
+    """
+    if not after:
+        before = ledger.next_seq()
+    elif after.isascii() and after.isdigit() and len(after) < 19:
+        before = int(after)
+    else:
+        raise BadRequest(f"after: {after!r} is no cursor of ours; take it from a page's answer")
+    # One more than asked for tells whether there is another page.
+    if queue or state is not None:
+        seqs = _newest(ledger, queue, state, limit + 1, before)
+        rows = ledger.load(
+            "WHERE job.seq IN (SELECT value FROM json_each(?)) ORDER BY job.seq DESC",
+            (encode(seqs).decode(),),
+        )
+    else:
+        rows = ledger.load("WHERE job.seq < ? ORDER BY job.seq DESC LIMIT ?", (before, limit + 1))
+    more = len(rows) > limit
+    rows = rows[:limit]
+    return documents(ledger, rows), str(rows[-1].seq) if more and rows else ""
+
+
+def ahead(ledger: Ledger, id_: str) -> int:
+    """How many queued jobs of its queue have their turn before a job; counted up to 100,000."""
+    row = ledger.row(id_)
+    if row is None or public(row.state) is not State.QUEUED:
+        return 0
+    ledger.flush()
+    (count,) = ledger.db.execute(
+        "SELECT (SELECT count(*) FROM (SELECT 1 FROM job WHERE queue = ?1 AND state = 2"
+        " AND (turn, seq) < (?2, ?3) LIMIT ?4))"
+        " + (SELECT count(*) FROM job WHERE queue = ?1 AND state = 9 AND (turn, seq) < (?2, ?3))",
+        (row.queue, row.turn, row.seq, _FAR),
+    ).fetchone()
+    return int(count)
+
+
+def graph(ledger: Ledger, id_: str) -> Graph | None:
+    """A graph with all its jobs."""
+    found = ledger.ask(
+        "SELECT json_array(seq, created, caller) AS x FROM graph WHERE id = ?", (id_,)
+    )
+    if not found:
+        return None
+    ((number, created, caller),) = found
+    rows = ledger.load(
+        "JOIN node AS n ON n.seq = job.seq WHERE n.graph = ? ORDER BY n.seq", (number,)
+    )
+    jobs = {job.name: job for job in documents(ledger, rows)}
+    return Graph(id_, created / 1000, caller, jobs, any(job.gone for job in jobs.values()))
+
+
+def _newest(ledger: Ledger, queue: str, state: State | None, limit: int, before: int) -> list[int]:
+    """The highest numbers below one, from the index's stretches by queue and state."""
+    states: Iterable[int] = _STATES
+    if state is not None:
+        states = (state, HELD) if state is State.QUEUED else (state,)
+    seqs: list[int] = []
+    for name in [queue] if queue else queues(ledger):
+        for each in states:
+            seqs += ledger.ask(
+                "SELECT seq AS x FROM job WHERE queue = ? AND state = ? AND seq < ?"
+                " ORDER BY seq DESC LIMIT ?",
+                (name, each, before, limit),
+            )
+    return nlargest(limit, seqs)
+
+
+def _needs(ledger: Ledger, seqs: list[int]) -> dict[int, dict[str, State]]:
+    found: dict[int, dict[str, State]] = {}
+    if seqs:
+        for child, name, state in ledger.ask(
+            "SELECT json_array(edge.child, coalesce(node.name, job.id), job.state) AS x FROM edge"
+            " JOIN job ON job.seq = edge.parent"
+            " LEFT JOIN node ON job.graph > 0 AND node.graph = job.graph AND node.seq = job.seq"
+            " WHERE edge.child IN (SELECT value FROM json_each(?))"
+            " ORDER BY edge.child, edge.place",
+            (encode(seqs).decode(),),
+        ):
+            found.setdefault(child, {})[name] = public(state)
+    return found

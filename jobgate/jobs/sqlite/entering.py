@@ -1,0 +1,210 @@
+"""
+Steps: jobs come in.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jobgate.errors import QueueFull, Unprocessable
+from jobgate.jobs.job import TERMINAL, State
+from jobgate.jobs.journal import Kept, Key, Stored
+from jobgate.jobs.sqlite.ledger import NEEDED, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jobgate.jobs.job import NewJob
+    from jobgate.jobs.sqlite.ledger import Ledger, Row
+
+__all__ = ["grow", "kept", "put", "remember"]
+
+
+def put(
+    ledger: Ledger,
+    jobs: Sequence[NewJob],
+    claim: int,
+    key: Key | None,
+    graph: str,
+    limits: dict[str, int] | None,
+) -> Stored:
+    """
+    Store jobs, all or none.
+
+    Raises:
+        QueueFull: A limit is reached.
+        Unprocessable: A job needs another that there is not.
+    """
+    if key is not None:
+        known = kept(ledger, key)
+        if known is not None:
+            return Stored(known)
+    if ledger.careful:
+        there = set(ledger.known([job.id for job in jobs]))
+        jobs = [job for job in jobs if job.id not in there]
+        if not jobs:
+            return Stored()
+    if limits:
+        _check_limits(ledger, jobs, limits)
+    parents = _parents(ledger, jobs)
+    number = 0
+    if graph:
+        number = _new_graph(ledger, graph, jobs[0].caller)
+    if parents is None:
+        for index, job in enumerate(jobs):
+            ledger.add(job, claim=index < claim, graph=number, graph_id=graph)
+    else:
+        _add_linked(ledger, jobs, parents, claim, number, graph)
+    if key is not None:
+        remember(ledger, key, graph or jobs[0].id)
+    return Stored()
+
+
+def grow(ledger: Ledger, row: Row, jobs: Sequence[NewJob]) -> None:
+    """
+    A job brings further ones for its graph; what needs it then needs these, too.
+
+    Raises:
+        Unprocessable: It is in no graph, or a job needs another that there is not.
+    """
+    if not row.graph:
+        raise Unprocessable(f"job {row.id} is in no graph that could grow")
+    if ledger.careful:
+        there = set(ledger.known([job.id for job in jobs]))
+        jobs = [job for job in jobs if job.id not in there]
+    parents = _parents(ledger, jobs) or {}
+    numbers = _add_linked(ledger, jobs, parents, 0, row.graph, row.graph_id)
+    children = ledger.load(
+        "JOIN edge ON edge.child = job.seq WHERE edge.parent = ? AND job.state = ?",
+        (row.seq, State.BLOCKED),
+    )
+    if not children:
+        return
+    ended = []
+    for brought in ledger.load(
+        "WHERE job.seq IN (SELECT value FROM json_each(?))", (encode(numbers).decode(),)
+    ):
+        brought.flags |= NEEDED
+        ledger.touch(brought)
+        for child in children:
+            # Behind all that it needed before: numbers only rise.
+            ledger.link(brought.seq, child.seq, brought.seq)
+            child.waits += 1
+            ledger.touch(child)
+            if TERMINAL <= brought.state <= State.DEAD:
+                ended.append((child.seq, brought))
+    if ended:
+        _meet(ledger, ended)
+
+
+def kept(ledger: Ledger, key: Key) -> Kept | None:
+    """What a key stands for."""
+    found = ledger.db.execute(
+        "SELECT target, fingerprint, answer FROM key WHERE scope = ?", (key.scope,)
+    ).fetchone()
+    return None if found is None else Kept(*found)
+
+
+def remember(ledger: Ledger, key: Key, target: str) -> None:
+    """A key stands for something."""
+    keep = round(key.keep * 1000)
+    ledger.db.execute(
+        "INSERT OR REPLACE INTO key VALUES (?, ?, ?, ?, ?, ?)",
+        (key.scope, key.fingerprint, key.answer, target, keep, ledger.now + keep),
+    )
+
+
+def _check_limits(ledger: Ledger, jobs: Sequence[NewJob], limits: dict[str, int]) -> None:
+    more: dict[str, int] = {}
+    for job in jobs:
+        more[job.queue] = more.get(job.queue, 0) + 1
+    for queue, count in more.items():
+        limit = limits.get(queue)
+        waiting = ledger.waiting_in(queue)
+        if limit is not None and waiting + count > limit:
+            raise QueueFull(f"queue {queue} has {waiting} jobs waiting, and may have {limit}")
+
+
+def _parents(ledger: Ledger, jobs: Sequence[NewJob]) -> dict[str, Row] | None:
+    """
+    The jobs that new ones need and that are stored already; None if nothing needs anything.
+
+    Raises:
+        Unprocessable: One is neither stored nor among the new ones.
+    """
+    needed = {id_ for job in jobs for id_ in job.needs}
+    if not needed:
+        return None
+    needed.difference_update(job.id for job in jobs)
+    rows = ledger.load(
+        "WHERE job.id IN (SELECT value FROM json_each(?))", (encode(list(needed)).decode(),)
+    )
+    found = {row.id: row for row in rows}
+    for id_ in needed:
+        if id_ not in found:
+            raise Unprocessable(f"there is no job {id_}, which is needed")
+    return found
+
+
+def _new_graph(ledger: Ledger, graph: str, caller: str) -> int:
+    made = ledger.db.execute(
+        "INSERT INTO graph (id, created, caller, live) VALUES (?, ?, ?, 0) RETURNING seq",
+        (graph, ledger.now, caller),
+    )
+    (number,) = made.fetchone()
+    return int(number)
+
+
+def _add_linked(
+    ledger: Ledger,
+    jobs: Sequence[NewJob],
+    parents: dict[str, Row],
+    claim: int,
+    graph: int,
+    graph_id: str,
+) -> list[int]:
+    """Jobs of which some need others, new or stored; their numbers."""
+    numbers: dict[str, int] = {}
+    ended: list[tuple[int, Row]] = []
+    first = ledger.next_seq()
+    for index, job in enumerate(jobs):
+        numbers[job.id] = first + index
+    for index, job in enumerate(jobs):
+        needs = dict.fromkeys(job.needs)
+        seq = ledger.add(job, claim=index < claim, graph=graph, graph_id=graph_id, waits=len(needs))
+        for place, id_ in enumerate(needs):
+            parent = parents.get(id_)
+            if parent is None:
+                ledger.link(numbers[id_], seq, place)
+                continue
+            ledger.link(parent.seq, seq, place)
+            if TERMINAL <= parent.state <= State.DEAD:
+                ended.append((seq, parent))
+            else:
+                parent.flags |= NEEDED
+                ledger.touch(parent)
+    inner = {id_ for job in jobs for id_ in job.needs if id_ in numbers}
+    if inner:
+        ledger.need(sorted(numbers[id_] for id_ in inner))
+    if ended:
+        _meet(ledger, ended)
+    return list(numbers.values())
+
+
+def _meet(ledger: Ledger, ended: list[tuple[int, Row]]) -> None:
+    """New jobs need some that have ended already."""
+    text = encode([(parent.seq, child) for child, parent in ended]).decode()
+    seqs = encode([child for child, _ in ended]).decode()
+    children = {
+        row.seq: row
+        for row in ledger.load("WHERE job.seq IN (SELECT value FROM json_each(?))", (seqs,))
+    }
+    ledger.db.execute(
+        "UPDATE edge SET met = 1 FROM json_each(?) AS e"
+        " WHERE parent = json_extract(e.value, '$[0]') AND child = json_extract(e.value, '$[1]')",
+        (text,),
+    )
+    for child, parent in ended:
+        row = children[child]
+        if row.state == State.BLOCKED:
+            ledger.need_ended(row, parent)

@@ -1,0 +1,574 @@
+"""
+The rows of jobs in RAM while steps work on them, and their way to the tables.
+
+Holds the jobs that this gate has taken or runs, and whatever else the transaction under
+way touches; `flush` writes what has changed with few statements, `commit` makes it last,
+`rollback` forgets it. Knows a job's table of states, and what follows when one ends; must
+not know threads, Deferreds or why a step was asked for.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from jobgate.errors import Cancelled
+from jobgate.jobs.job import FOLLOWS, TERMINAL, Change, Ending, State, callback, document
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Sequence
+
+    from jobgate.jobs.job import NewJob, Reply
+
+__all__ = [
+    "CALL",
+    "EITHER",
+    "GONE",
+    "HELD",
+    "INPUTS",
+    "NEEDED",
+    "ONCE",
+    "WAITING",
+    "Ledger",
+    "Row",
+    "decode",
+    "encode",
+    "public",
+]
+
+HELD: Final = 9
+"""In the column `state`: `QUEUED`, and taken by this gate."""
+WAITING: Final = (State.BLOCKED, State.SCHEDULED, State.QUEUED, HELD)
+
+CALL: Final = 1
+"""In the column `flags`: a caller is attached."""
+ONCE: Final = 2
+EITHER: Final = 4
+"""What it needs may end as it likes."""
+INPUTS: Final = 8
+"""It needs others."""
+NEEDED: Final = 16
+"""Others need it."""
+GONE: Final = 32
+"""Its outcome is no longer kept."""
+
+_AGEING: Final = 10_000
+"""Milliseconds in which a waiting job rises one level."""
+_TABLE: Final = 1 << 7
+"""Rows of one statement at most."""
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.decode
+
+
+class Row(msgspec.Struct, array_like=True, gc=False):
+    """A row of the table of jobs; times and spans in milliseconds."""
+
+    seq: int
+    id: str
+    queue: str
+    state: int
+    turn: int
+    priority: int
+    attempt: int
+    spent: int
+    attempts: int
+    created: int
+    due: int
+    started: int
+    finished: int
+    alarm: int
+    expires: int
+    patience: int
+    keep: int
+    waits: int
+    flags: int
+    worker: str
+    caller: str
+    callback: str
+    graph: int
+    lease: int
+    graph_id: str = ""
+    name: str = ""
+
+
+_COLUMNS: Final = ", ".join(f"job.{field}" for field in Row.__struct_fields__[:-2])
+ROW: Final = (
+    f"json_array({_COLUMNS},"  # noqa: S608 (our own names)
+    " CASE job.graph WHEN 0 THEN '' ELSE (SELECT id FROM graph WHERE seq = job.graph) END,"
+    " CASE job.graph WHEN 0 THEN ''"
+    " ELSE (SELECT name FROM node WHERE graph = job.graph AND seq = job.seq) END)"
+)
+_INSERT: Final = (
+    "INSERT INTO job (seq, id, queue, state, turn, priority, attempts, created, due, alarm,"
+    " expires, patience, keep, waits, flags, caller, callback, graph)"
+    " SELECT value, key, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17"
+    " FROM json_each(?1)"
+)
+_UPDATE: Final = (
+    (
+        "UPDATE job SET state = v.column2, turn = v.column3, attempt = v.column4,"
+        " spent = v.column5, due = v.column6, started = v.column7, finished = v.column8,"
+        " alarm = v.column9, expires = v.column10, waits = v.column11, flags = v.column12,"
+        " worker = v.column13, lease = v.column14 FROM (VALUES {}) AS v WHERE job.seq = v.column1"
+    ),
+    14,
+)
+_BODY: Final = ("INSERT INTO body VALUES {}", 4)
+_OUTCOME: Final = ("INSERT OR REPLACE INTO outcome VALUES {}", 5)
+_TRY: Final = ("INSERT OR REPLACE INTO try VALUES {}", 7)
+_NODE: Final = ("INSERT INTO node VALUES {}", 3)
+_EDGE: Final = ("INSERT OR IGNORE INTO edge (parent, child, place) VALUES {}", 3)
+
+
+class Ledger:
+    """
+    Jobs, between steps and tables.
+
+    Args:
+        db: The only connection.
+
+    Attributes:
+        now: The time of the group under way.
+        changes: What the transaction under way has brought about.
+        waiting: By queue, how many jobs wait.
+        careful: Whether a put looks for what is there already, instead of failing.
+    """
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.db = db
+        self.now = 0
+        self.changes: list[Change] = []
+        self.waiting: dict[str, int] = {}
+        self.careful = False
+        self.rows: dict[str, Row] = {}
+        self._next = 1
+        self._touched: dict[str, Row] = {}
+        self._dirty: dict[int, Row] = {}
+        self._fresh: dict[tuple[object, ...], dict[str, int]] = {}
+        self._bodies: list[tuple[object, ...]] = []
+        self._outcomes: dict[int, tuple[object, ...]] = {}
+        self._tries: list[tuple[object, ...]] = []
+        self._nodes: list[tuple[object, ...]] = []
+        self._edges: list[tuple[object, ...]] = []
+        self._ended: list[Row] = []
+        self._notices: list[Row] = []
+        self._live: dict[int, int] = {}
+        self._more: dict[str, int] = {}
+
+    # --- the transaction
+
+    def commit(self) -> list[Change]:
+        """Write all that has changed and make it last; what has changed."""
+        self.flush()
+        self.db.execute("COMMIT")
+        for queue, more in self._more.items():
+            self.waiting[queue] = self.waiting.get(queue, 0) + more
+        for row in self._touched.values():
+            if row.state != HELD and (row.state != State.RUNNING or row.lease):
+                self.rows.pop(row.id, None)
+        changes, self.changes = self.changes, []
+        self._touched.clear()
+        self._more.clear()
+        return changes
+
+    def rollback(self) -> None:
+        """Forget it all."""
+        if self.db.in_transaction:
+            self.db.execute("ROLLBACK")
+        for id_ in self._touched:
+            self.rows.pop(id_, None)
+        self.changes = []
+        for pending in (
+            self._touched,
+            self._dirty,
+            self._fresh,
+            self._outcomes,
+            self._live,
+            self._more,
+            self._bodies,
+            self._tries,
+            self._nodes,
+            self._edges,
+            self._ended,
+            self._notices,
+        ):
+            pending.clear()
+
+    def flush(self) -> None:
+        """Bring the tables up to date, and let go or cancel what needs those that have ended."""
+        self._write()
+        while self._ended or self._notices:
+            if self._ended:
+                self._settle_dependents()
+            else:
+                self._put_notices()
+            self._write()
+
+    # --- reading
+
+    def row(self, id_: str) -> Row | None:
+        """A job by its id."""
+        found = self.rows.get(id_)
+        if found is None:
+            for found in self.load("WHERE job.id = ?", (id_,)):
+                return found
+        return found
+
+    def load(self, where: str, values: Sequence[object] = ()) -> list[Row]:
+        """Jobs, by what follows `FROM job` in a SELECT; those in RAM already are the same rows."""
+        self.flush()
+        (text,) = self.db.execute(
+            f"SELECT json_group_array(json(row)) FROM (SELECT {ROW} AS row FROM job {where})",  # noqa: S608
+            values,
+        ).fetchone()
+        return [self._known(row) for row in decode(text, type=list[Row])]
+
+    def ask(self, select: str, values: Sequence[object] = ()) -> list[Any]:
+        """What a SELECT of one column of JSON finds, in one step."""
+        self.flush()
+        (text,) = self.db.execute(
+            f"SELECT json_group_array(json(x)) FROM ({select})",  # noqa: S608
+            values,
+        ).fetchone()
+        found: list[Any] = decode(text)
+        return found
+
+    def known(self, ids: Sequence[str]) -> list[str]:
+        """Those of the ids under which there is a job."""
+        return self.ask(
+            "SELECT json_quote(id) AS x FROM job WHERE id IN (SELECT value FROM json_each(?))",
+            (encode(ids).decode(),),
+        )
+
+    def waiting_in(self, queue: str) -> int:
+        """How many jobs of a queue wait, what is under way included."""
+        return self.waiting.get(queue, 0) + self._more.get(queue, 0)
+
+    def next_seq(self) -> int:
+        """The next job's number."""
+        return self._next
+
+    def number_from(self, seq: int) -> None:
+        """Number jobs from here on."""
+        self._next = seq
+
+    def _known(self, row: Row) -> Row:
+        row = self.rows.setdefault(row.id, row)
+        self._touched[row.id] = row
+        return row
+
+    # --- writing
+
+    def add(
+        self,
+        job: NewJob,
+        *,
+        claim: bool = False,
+        graph: int = 0,
+        graph_id: str = "",
+        waits: int = 0,
+    ) -> int:
+        """
+        A new job; its number.
+
+        Args:
+            job: It.
+            claim: Hold it for this gate.
+            graph: The number of its graph.
+            graph_id: And its id.
+            waits: How many jobs it needs that have not ended.
+        """
+        now = self.now
+        seq = self._next
+        self._next = seq + 1
+        due = now + max(1, round(job.delay * 1000)) if job.delay > 0 else 0
+        patience = max(1, round(job.expires * 1000)) if job.expires > 0 else 0
+        expires = now + patience if patience else 0
+        flags = (job.call and CALL) | (job.once and ONCE) | (INPUTS if job.needs else 0)
+        if job.when == "finished":
+            flags |= EITHER
+        if waits:
+            state = int(State.BLOCKED)
+        elif due:
+            state = int(State.SCHEDULED)
+        else:
+            state = HELD if claim else int(State.QUEUED)
+        fixed = (
+            job.queue,
+            state,
+            (due or now) + job.priority * _AGEING,
+            job.priority,
+            job.attempts,
+            now,
+            due,
+            _alarm(state, due, expires),
+            expires,
+            patience,
+            round(job.keep * 1000),
+            waits,
+            flags,
+            job.caller,
+            job.callback,
+            graph,
+        )
+        alike = self._fresh.get(fixed)
+        if alike is None:
+            alike = self._fresh[fixed] = {}
+        if job.id in alike:
+            message = f"job {job.id} is put twice at once"
+            raise ValueError(message)
+        alike[job.id] = seq
+        self._bodies.append((seq, job.content_type, job.headers, job.body))
+        if graph:
+            self._nodes.append((graph, seq, job.name))
+            self._live[graph] = self._live.get(graph, 0) + 1
+        if state == HELD:
+            # It will be started soon: a row now saves reading it then.
+            row = Row(
+                seq, job.id, *fixed[:4], 0, 0, job.attempts, now, due, 0, 0, *fixed[7:13], "",
+                job.caller, job.callback, graph, 0, graph_id, job.name,
+            )  # fmt: skip
+            self.rows[job.id] = self._touched[job.id] = row
+        self._more[job.queue] = self._more.get(job.queue, 0) + 1
+        self.changes.append(
+            Change(job.id, job.queue, public(state), 0, graph_id, None, state == HELD)
+        )
+        return seq
+
+    def link(self, parent: int, child: int, place: int) -> None:
+        """A job needs another."""
+        self._edges.append((parent, child, place))
+
+    def need(self, seqs: Sequence[int]) -> None:
+        """New jobs are needed by others."""
+        self._write()
+        self.db.execute(
+            "UPDATE job SET flags = flags | ? WHERE seq IN (SELECT value FROM json_each(?))",
+            (NEEDED, encode(seqs).decode()),
+        )
+        needed = set(seqs)
+        for row in self._touched.values():
+            if row.seq in needed:
+                row.flags |= NEEDED
+
+    def touch(self, row: Row) -> None:
+        """A row has changed."""
+        self._dirty[row.seq] = self._touched[row.id] = row
+
+    def move(self, row: Row, state: int) -> None:
+        """
+        A job comes into another state.
+
+        Raises:
+            ValueError: That state may not follow: a bug.
+        """
+        before = row.state
+        was, now = public(before), public(state)
+        if was is not now:
+            if now not in FOLLOWS[was]:
+                message = f"job {row.id} cannot go from {was.word} to {now.word}"
+                raise ValueError(message)
+            more = (state in WAITING) - (before in WAITING)
+            if more:
+                self._more[row.queue] = self._more.get(row.queue, 0) + more
+            self.changes.append(Change(row.id, row.queue, now, row.attempt, row.graph_id, was))
+        row.state = state
+        if now >= TERMINAL:
+            row.alarm = row.finished + row.keep if now is not State.DEAD else 0
+        else:
+            row.alarm = _alarm(state, row.due, row.expires)
+        self._dirty[row.seq] = self._touched[row.id] = row
+
+    def settle(self, row: Row, ending: Ending) -> None:
+        """What a job's attempt, or its waiting, has come to."""
+        row.lease = 0
+        state = ending.state
+        if state >= TERMINAL:
+            self.end(row, state, ending.reply, ending.error)
+            return
+        row.due = 0
+        if state is State.SCHEDULED:
+            row.due = self.now + max(1, round(ending.delay * 1000))
+            row.turn = row.due + row.priority * _AGEING
+        if ending.error is not None:
+            self._outcomes[row.seq] = (row.seq, None, None, None, encode(ending.error).decode())
+        self.move(row, state)
+
+    def end(
+        self, row: Row, state: State, reply: Reply | None, error: dict[str, Any] | None
+    ) -> None:
+        """A job is over."""
+        row.finished = self.now
+        row.due = row.lease = 0
+        text = None if error is None else encode(error).decode()
+        seq = row.seq
+        if reply is None:
+            self._outcomes[seq] = (seq, None, None, None, text)
+        else:
+            self._outcomes[seq] = (seq, reply.status, reply.content_type, reply.body, text)
+        self.move(row, state)
+        if row.graph:
+            self._live[row.graph] = self._live.get(row.graph, 0) - 1
+        if row.flags & NEEDED:
+            self._ended.append(row)
+        if row.callback:
+            self._notices.append(row)
+
+    def revive(self, row: Row) -> None:
+        """A job that was over is queued anew."""
+        row.finished = row.spent = row.due = 0
+        row.turn = self.now + row.priority * _AGEING
+        row.expires = self.now + row.patience if row.patience else 0
+        self.move(row, State.QUEUED)
+        if row.graph:
+            self._live[row.graph] = self._live.get(row.graph, 0) + 1
+
+    def drop(self, rows: Sequence[Row]) -> None:
+        """Jobs are no more."""
+        for row in rows:
+            self._dirty.pop(row.seq, None)
+            self._touched.pop(row.id, None)
+            self.rows.pop(row.id, None)
+
+    def failed(self, row: Row, error: dict[str, Any], output: str) -> None:
+        """One attempt is to be remembered."""
+        self._tries.append(
+            (
+                row.seq,
+                row.attempt,
+                row.worker,
+                row.started,
+                self.now,
+                encode(error).decode(),
+                output,
+            )
+        )
+
+    # --- inside
+
+    def _write(self) -> None:
+        db = self.db
+        if self._fresh:
+            for fixed, alike in self._fresh.items():
+                db.execute(_INSERT, (encode(alike).decode(), *fixed))
+            self._fresh.clear()
+            self._write_rows(_BODY, self._bodies)
+            self._bodies.clear()
+        if self._nodes:
+            self._write_rows(_NODE, self._nodes)
+            self._nodes.clear()
+        if self._edges:
+            self._write_rows(_EDGE, self._edges)
+            self._edges.clear()
+        if self._dirty:
+            rows = [
+                (
+                    row.seq, row.state, row.turn, row.attempt, row.spent, row.due, row.started,
+                    row.finished, row.alarm, row.expires, row.waits, row.flags, row.worker,
+                    row.lease,
+                )
+                for row in self._dirty.values()
+            ]  # fmt: skip
+            self._dirty.clear()
+            self._write_rows(_UPDATE, rows)
+        if self._outcomes:
+            self._write_rows(_OUTCOME, list(self._outcomes.values()))
+            self._outcomes.clear()
+        if self._tries:
+            self._write_rows(_TRY, self._tries)
+            self._tries.clear()
+        if self._live:
+            for graph, more in self._live.items():
+                db.execute(
+                    "UPDATE graph SET live = live + ?1, finished = ?2 * (live + ?1 = 0)"
+                    " WHERE seq = ?3",
+                    (more, self.now, graph),
+                )
+            self._live.clear()
+
+    def _write_rows(self, table: tuple[str, int], rows: Sequence[tuple[object, ...]]) -> None:
+        """Many rows with few statements: one for each power of two in their number."""
+        at, left, size = 0, len(rows), _TABLE
+        while left:
+            while size > left:
+                size >>= 1
+            values: Iterable[object] = rows[at] if size == 1 else chain(*rows[at : at + size])
+            self.db.execute(_statement(*table, size), tuple(values))
+            at += size
+            left -= size
+
+    def _settle_dependents(self) -> None:
+        ended = {row.seq: row for row in self._ended}
+        self._ended.clear()
+        parents = encode(list(ended)).decode()
+        edges: list[list[int]] = self.ask(
+            "SELECT json_array(parent, child) AS x FROM edge"
+            " WHERE parent IN (SELECT value FROM json_each(?)) AND met = 0 ORDER BY child, place",
+            (parents,),
+        )
+        if not edges:
+            return
+        self.db.execute(
+            "UPDATE edge SET met = 1 WHERE parent IN (SELECT value FROM json_each(?))", (parents,)
+        )
+        seqs = encode(list({child for _, child in edges})).decode()
+        children = {
+            row.seq: row
+            for row in self.load("WHERE job.seq IN (SELECT value FROM json_each(?))", (seqs,))
+        }
+        for parent, child in edges:
+            row = children[child]
+            if row.state == State.BLOCKED:
+                self.need_ended(row, ended[parent])
+
+    def need_ended(self, row: Row, parent: Row) -> None:
+        """What a blocked job needs has ended: it waits for one less, or cannot run any more."""
+        if parent.state == State.SUCCEEDED or row.flags & EITHER:
+            row.waits -= 1
+            self.touch(row)
+            if not row.waits:
+                later = row.due > self.now
+                if not later:
+                    row.due = 0
+                self.move(row, State.SCHEDULED if later else State.QUEUED)
+            return
+        word = public(parent.state).word
+        why = f"it needed {parent.name or parent.id}, which is {word}"
+        self.end(row, State.CANCELLED, None, document(Cancelled(why)))
+
+    def _put_notices(self) -> None:
+        """The ends that are to be told: commands for the queue of callbacks."""
+        notices = {
+            notice.id: notice
+            for notice in (
+                callback(row.id, public(row.state), row.callback) for row in self._notices
+            )
+        }
+        self._notices.clear()
+        for known in self.known(list(notices)):
+            del notices[known]
+        for notice in notices.values():
+            self.add(notice)
+
+
+def public(state: int) -> State:
+    """What others see of the column `state`."""
+    return State.QUEUED if state == HELD else State(state)
+
+
+def _alarm(state: int, due: int, expires: int) -> int:
+    """When time alone does something to a job that has not ended; 0: never."""
+    if state == State.SCHEDULED:
+        return min(due, expires) if expires else due
+    return 0 if state == State.RUNNING else expires
+
+
+@lru_cache(maxsize=256)
+def _statement(sql: str, width: int, count: int) -> str:
+    one = "(" + ", ".join("?" * width) + ")"
+    return sql.format(", ".join([one] * count))

@@ -1,0 +1,148 @@
+"""
+Steps: jobs are taken, run and end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jobgate.jobs.job import FOLLOWS, TERMINAL, State, Taken
+from jobgate.jobs.sqlite.entering import grow
+from jobgate.jobs.sqlite.ledger import CALL, HELD, INPUTS, ONCE, decode, encode, public
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jobgate.jobs.job import Ending
+    from jobgate.jobs.sqlite.ledger import Ledger, Row
+
+__all__ = ["begin", "finish", "finish_waiting", "give_back", "start", "take", "taken"]
+
+
+def take(ledger: Ledger, queue: str, count: int, max_bytes: int) -> list[Taken]:
+    """Hold queued jobs for this gate, those first whose turn it is."""
+    rows = ledger.load(
+        "WHERE job.queue = ? AND job.state = 2 AND (job.expires = 0 OR job.expires > ?)"
+        " ORDER BY job.turn, job.seq LIMIT ?",
+        (queue, ledger.now, count),
+    )
+    if not rows:
+        return []
+    lengths = ledger.ask(
+        "SELECT length(body.data) AS x FROM json_each(?) AS j JOIN body ON body.seq = j.value"
+        " ORDER BY j.key",
+        (encode([row.seq for row in rows]).decode(),),
+    )
+    total = chosen = 0
+    for length in lengths:
+        total += length
+        if chosen and total > max_bytes:
+            break
+        chosen += 1
+    rows = rows[:chosen]
+    for row in rows:
+        ledger.move(row, HELD)
+    return taken(ledger, rows)
+
+
+def taken(ledger: Ledger, rows: Sequence[Row]) -> list[Taken]:
+    """Jobs with their bodies, to run them."""
+    ledger.flush()
+    # One row of text and bytes for all of them: a hand-over of the interpreter for each costs more.
+    heads, data = ledger.db.execute(
+        "SELECT json_group_array(json_array(content_type, headers, length(data))),"
+        " CAST(group_concat(data, '') AS BLOB)"
+        " FROM (SELECT body.* FROM json_each(?) AS j JOIN body ON body.seq = j.value"
+        " ORDER BY j.key)",
+        (encode([row.seq for row in rows]).decode(),),
+    ).fetchone()
+    inputs = _inputs(ledger, [row.seq for row in rows if row.flags & INPUTS])
+    found = []
+    at = 0
+    for row, (content_type, headers, length) in zip(rows, decode(heads), strict=True):
+        found.append(
+            Taken(
+                id=row.id,
+                queue=row.queue,
+                body=data[at : at + length],
+                content_type=content_type,
+                priority=row.priority,
+                attempt=row.attempt,
+                spent=row.spent,
+                attempts=row.attempts,
+                created=row.created / 1000,
+                headers=headers,
+                caller=row.caller,
+                call=bool(row.flags & CALL),
+                once=bool(row.flags & ONCE),
+                graph=row.graph_id,
+                name=row.name,
+                inputs=tuple(inputs.get(row.seq, ())),
+            )
+        )
+        at += length
+    return found
+
+
+def give_back(ledger: Ledger, ids: Sequence[str]) -> None:
+    """Leave what was taken for another `take`."""
+    for id_ in ids:
+        row = ledger.row(id_)
+        if row is not None and row.state == HELD:
+            ledger.move(row, State.QUEUED)
+
+
+def start(ledger: Ledger, id_: str, attempt: int, worker: str) -> None:
+    """A held job starts; what is no longer held (cancelled meanwhile) does not."""
+    row = ledger.row(id_)
+    if row is not None and row.state == HELD and attempt > row.attempt:
+        begin(ledger, row, attempt, worker)
+
+
+def begin(ledger: Ledger, row: Row, attempt: int, worker: str) -> None:
+    """It starts."""
+    row.attempt = attempt
+    row.started = ledger.now
+    row.worker = worker
+    ledger.move(row, State.RUNNING)
+
+
+def finish(ledger: Ledger, id_: str, attempt: int, ending: Ending) -> bool:
+    """An attempt has ended; False if it does not run (any more)."""
+    row = ledger.row(id_)
+    if row is None or row.state != State.RUNNING or row.attempt != attempt:
+        return False
+    if ending.jobs:
+        grow(ledger, row, ending.jobs)
+    row.spent += ending.spent
+    if ending.error is not None:
+        ledger.failed(row, ending.error, ending.output)
+    ledger.settle(row, ending)
+    return True
+
+
+def finish_waiting(ledger: Ledger, id_: str, ending: Ending) -> bool:
+    """A job ends that has not started (again); False if it does not wait, or cannot end so."""
+    row = ledger.row(id_)
+    if row is None or row.state == State.RUNNING or ending.state < TERMINAL:
+        return False
+    if ending.state not in FOLLOWS[public(row.state)]:
+        return False
+    ledger.settle(row, ending)
+    return True
+
+
+def _inputs(ledger: Ledger, seqs: list[int]) -> dict[int, list[tuple[str, str]]]:
+    """What jobs needed: by their numbers, `(name, id)` in order."""
+    found: dict[int, list[tuple[str, str]]] = {}
+    if seqs:
+        for child, id_, name in ledger.ask(
+            "SELECT json_array(edge.child, job.id, node.name) AS x FROM edge"
+            " JOIN job ON job.seq = edge.parent"
+            " LEFT JOIN node ON job.graph > 0 AND node.graph = job.graph AND node.seq = job.seq"
+            " WHERE edge.child IN (SELECT value FROM json_each(?))"
+            " ORDER BY edge.child, edge.place",
+            (encode(seqs).decode(),),
+        ):
+            found.setdefault(child, []).append((name or id_, id_))
+    return found

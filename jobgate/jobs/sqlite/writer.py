@@ -1,0 +1,218 @@
+"""
+The thread that runs the store's operations, and its stand-in without a thread.
+
+What has arrived while one group was written is the next group. Must not know what the
+operations do.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Final, Protocol
+
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.python.failure import Failure
+
+from jobgate.errors import StoreUnavailable
+from jobgate.jobs.sqlite.groups import RETRY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
+
+    from jobgate.jobs.job import Change
+    from jobgate.jobs.sqlite.groups import Groups, Operation
+
+__all__ = ["InlineWriter", "ThreadWriter", "Writer"]
+
+_GROUP: Final = 512
+"""Operations of one group at most."""
+_GROUP_BYTES: Final = 8 << 20
+"""Bytes after which a group is full."""
+
+if TYPE_CHECKING:
+    Counts = dict[str, list[int]]
+    Tell = Callable[[Sequence[Change], Sequence[Operation]], None]
+    """Called on the reactor's thread with what has changed, and operations with outcomes."""
+
+
+class Writer(Protocol):
+    """Runs operations in the order in which they are submitted."""
+
+    def open(self) -> Deferred[Counts]:
+        """Open the store."""
+
+    def submit(self, operation: Operation) -> None:
+        """Run it, soon."""
+
+    def close(self) -> Deferred[None]:
+        """Run what was submitted, then close the store."""
+
+
+class ThreadWriter:
+    """
+    A thread of its own.
+
+    Args:
+        groups: The store; from `open` on only the thread touches it.
+        tell: Told of each group, on the reactor's thread.
+        reactor: Gets the calls from the thread.
+    """
+
+    def __init__(self, groups: Groups, tell: Tell, reactor: IReactorFromThreads) -> None:
+        self._groups = groups
+        self._tell = tell
+        self._reactor = reactor
+        self._arrivals: SimpleQueue[Operation | None] = SimpleQueue()
+        self._opened: Deferred[Counts] = Deferred()
+        self._ended: Deferred[None] = Deferred()
+        # A daemon: a gate that dies without closing must not hang on its store.
+        self._thread = Thread(target=self._live, name="jobgate-store", daemon=True)
+
+    def open(self) -> Deferred[Counts]:
+        """Open the store."""
+        self._thread.start()
+        return self._opened
+
+    def submit(self, operation: Operation) -> None:
+        """Run it, soon."""
+        self._arrivals.put(operation)
+
+    def close(self) -> Deferred[None]:
+        """Run what was submitted, then close the store."""
+        self._arrivals.put(None)
+        return self._ended
+
+    def _live(self) -> None:
+        call = self._reactor.callFromThread
+        groups = self._groups
+        try:
+            counts, changes = groups.open()
+        except BaseException:  # noqa: BLE001 (it is the opening's outcome)
+            call(self._opened.errback, Failure())
+            return
+        call(self._begin, counts, changes)
+        left: list[Operation] = []
+        closing = False
+        while not closing:
+            group, closing = self._gather()
+            if group or left:
+                group = left + group
+                changes, left = groups.run(group)
+                call(self._tell, changes, _done(group, left))
+            elif groups.trouble:
+                groups.probe()
+        _give_up(left)
+        groups.close()
+        call(self._end, left)
+
+    def _gather(self) -> tuple[list[Operation], bool]:
+        """What has arrived, once something has or it is time to try again; and whether to end."""
+        group: list[Operation] = []
+        size = 0
+        arrivals = self._arrivals
+        try:
+            operation = arrivals.get(timeout=RETRY if self._groups.trouble else None)
+            while operation is not None:
+                group.append(operation)
+                size += operation.size
+                if len(group) >= _GROUP or size >= _GROUP_BYTES:
+                    return group, False
+                operation = arrivals.get_nowait()
+        except Empty:
+            return group, False
+        return group, True
+
+    def _begin(self, counts: Counts, changes: Sequence[Change]) -> None:
+        self._tell(changes, ())
+        self._opened.callback(counts)
+
+    def _end(self, left: Sequence[Operation]) -> None:
+        # The thread has nothing more to do, so this is no wait.
+        self._thread.join()
+        self._tell((), left)
+        self._ended.callback(None)
+
+
+class InlineWriter:
+    """
+    No thread: each operation runs at once, in the thread that submits it. For tests.
+
+    Args:
+        groups: The store.
+        tell: Told of each group.
+        clock: For trying again.
+    """
+
+    def __init__(self, groups: Groups, tell: Tell, clock: IReactorTime) -> None:
+        self._groups = groups
+        self._tell = tell
+        self._clock = clock
+        self._arrivals: deque[Operation] = deque()
+        self._running = False
+        self._again: IDelayedCall | None = None
+
+    def open(self) -> Deferred[Counts]:
+        """Open the store."""
+        return maybeDeferred(self._open)
+
+    def submit(self, operation: Operation) -> None:
+        """Run it."""
+        self._arrivals.append(operation)
+        self._run()
+
+    def close(self) -> Deferred[None]:
+        """Close the store."""
+        self._run()
+        if self._again is not None:
+            self._again.cancel()
+        left = list(self._arrivals)
+        self._arrivals.clear()
+        _give_up(left)
+        self._groups.close()
+        self._tell((), left)
+        return succeed(None)
+
+    def _open(self) -> Counts:
+        counts, changes = self._groups.open()
+        self._tell(changes, ())
+        return counts
+
+    def _run(self) -> None:
+        if self._running:
+            return
+        self._running = True
+        try:
+            while self._arrivals:
+                group = list(self._arrivals)
+                self._arrivals.clear()
+                changes, left = self._groups.run(group)
+                self._tell(changes, _done(group, left))
+                self._arrivals.extendleft(reversed(left))
+                if left:
+                    break
+        finally:
+            self._running = False
+        if self._groups.trouble and self._again is None:
+            self._again = self._clock.callLater(RETRY, self._try_again)
+
+    def _try_again(self) -> None:
+        self._again = None
+        if not self._arrivals:
+            self._groups.probe()
+        self._run()
+
+
+def _done(group: Sequence[Operation], left: Sequence[Operation]) -> Sequence[Operation]:
+    if not left:
+        return group
+    still = set(left)
+    return [operation for operation in group if operation not in still]
+
+
+def _give_up(left: Sequence[Operation]) -> None:
+    for operation in left:
+        operation.outcome = Failure(StoreUnavailable("the store was closed"))
