@@ -42,6 +42,7 @@ __all__ = [
     "GateSettings",
     "QueueConfig",
     "Rate",
+    "Scale",
     "Seconds",
     "TokenConfig",
     "WorkerConfig",
@@ -123,6 +124,24 @@ class Rate(float):
 _S = TypeVar("_S", bound=msgspec.Struct)
 _Count = Annotated[int, Meta(ge=0)]
 _Positive = Annotated[int, Meta(ge=1)]
+_MOST_WORKERS = 1000
+
+
+class Scale(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    How many workers a queue has: as its load asks for, within bounds.
+
+    Attributes:
+        min: As many live always.
+        max: More never do.
+        up_after: Seconds that commands wait before one more worker is started.
+        down_after: Seconds without work after which one that is not needed goes.
+    """
+
+    min: Annotated[int, Meta(ge=0, le=_MOST_WORKERS)] = 1
+    max: Annotated[int, Meta(ge=1, le=_MOST_WORKERS)] = 8
+    up_after: Seconds = Seconds(1)
+    down_after: Seconds = Seconds(60)
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -138,9 +157,13 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     protocol: Literal["frames", "lines"] = "frames"
     in_flight: Annotated[int, Meta(ge=1, le=256)] = 1
     timeout: Seconds = Seconds(60)
+    soft_timeout: Seconds = Seconds(0)
     boot_timeout: Seconds = Seconds(30)
     kill_timeout: Seconds = Seconds(5)
     cancel: Literal["drop", "cooperative", "kill"] = "cooperative"
+    max_commands: _Count = 0
+    max_age: Seconds = Seconds(0)
+    max_memory: Bytes = Bytes(0)
     send: str = "{line}\n"
     until: str = ""
     until_regex: str = ""
@@ -158,7 +181,8 @@ class QueueConfig(WorkerConfig, frozen=True, kw_only=True, forbid_unknown_fields
     """
 
     name: str = ""
-    workers: Annotated[int, Meta(ge=1, le=1000)] = 4
+    workers: Annotated[int, Meta(ge=1, le=_MOST_WORKERS)] | Scale = 4
+    idle_shutdown: Seconds = Seconds(0)
     shards: _Positive = 1
     size: _Count = 128
     max_waiting_bytes: Bytes = Bytes(64 * 1024**2)
@@ -166,6 +190,13 @@ class QueueConfig(WorkerConfig, frozen=True, kw_only=True, forbid_unknown_fields
     queue_timeout: Seconds = Seconds(30)
     retry: Literal["never", "if-not-started", "safe"] = "if-not-started"
     attempts: _Positive = 3
+
+    @property
+    def scale(self) -> Scale:
+        """How many workers it has; with a fixed number both bounds are that."""
+        if isinstance(self.workers, Scale):
+            return self.workers
+        return Scale(min=self.workers, max=self.workers)
 
     def worker(self) -> WorkerConfig:
         """The part of it that its workers are started with."""
@@ -376,8 +407,17 @@ class _Reader:
         return queue
 
     def _check_queue(self, where: str, queue: QueueConfig) -> None:
-        if queue.command and queue.shards > queue.workers:
-            self.wrong(f"{where}.shards", queue.shards, f"at most workers = {queue.workers}")
+        scale = queue.scale
+        fixed = queue.workers is not scale
+        if scale.min > scale.max:
+            self.wrong(f"{where}.workers.max", scale.max, f"at least min = {scale.min}")
+        if queue.command and queue.shards > max(1, scale.min):
+            # Every shard needs a worker of its own, also when nothing is to be done.
+            most = f"workers{'' if fixed else '.min'} = {scale.min}"
+            most = most if scale.min else "1 with workers.min = 0"
+            self.wrong(f"{where}.shards", queue.shards, f"at most {most}")
+        if queue.command and not scale.min and not queue.size:
+            self.wrong(f"{where}.size", 0, "at least 1 with workers.min = 0: the first must wait")
         if queue.protocol == "lines":
             if queue.in_flight > 1:
                 self.wrong(f"{where}.in_flight", queue.in_flight, '1 with protocol = "lines"')
@@ -423,6 +463,10 @@ class _Reader:
         for key, value in table.items():
             if key not in known:
                 self.unknown(key, known, where)
+            nested = _struct_in(hints[key])
+            if nested is not None and isinstance(value, dict):
+                values[key] = self.struct(f"{where}.{key}", nested, value)
+                continue
             try:
                 values[key] = msgspec.convert(value, hints[key], dec_hook=_read)
             except (msgspec.ValidationError, ValueError):
@@ -441,6 +485,12 @@ def _read(kind: type, value: object) -> object:
     raise NotImplementedError(kind)
 
 
+def _struct_in(hint: Any) -> type[msgspec.Struct] | None:  # noqa: ANN401 (as below)
+    """The table that a key may have as its value."""
+    kinds = (hint, *get_args(hint))
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, msgspec.Struct)), None)
+
+
 def _describe(hint: Any) -> str:  # noqa: ANN401 (type hints have no common type)
     """What a type wants, in words."""
     origin, arguments = get_origin(hint), get_args(hint)
@@ -451,6 +501,8 @@ def _describe(hint: Any) -> str:  # noqa: ANN401 (type hints have no common type
         return " or ".join(_show(value) for value in arguments)
     if origin in (Union, types.UnionType):
         return " or ".join(_describe(kind) for kind in arguments if kind is not type(None))
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return f"a table {{ {', '.join(hint.__struct_fields__)} }}"
     if origin is tuple:
         return "a list of texts"
     if origin is dict:
@@ -476,6 +528,8 @@ def _show(value: object) -> str:
             if value
             else "{}"
         )
+    if isinstance(value, msgspec.Struct):
+        return _show(msgspec.structs.asdict(value))
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else str(float(value))
     return str(value)

@@ -50,7 +50,7 @@ class Options(usage.Options):
         ["config", "c", None, "The configuration file (./jobgate.toml if it is there)."],
         ["worker", "w", None, "A command that is a worker; split as a shell would."],
         ["queue", "q", None, "The name of the queue of --worker (default)."],
-        ["workers", None, None, "How many workers each queue has."],
+        ["workers", None, None, "How many workers each queue has: a number, or MIN-MAX."],
         ["protocol", None, None, "How workers are spoken to: frames or lines."],
         ["queue-size", None, None, "How many calls may wait in a queue."],
         ["timeout", None, None, 'How long a command may run: seconds, or "500ms", "2m".'],
@@ -157,11 +157,18 @@ def _merge(options: Any, tables: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN
             )
             raise ConfigError(message)
         for name in [named] if named else list(queues):
-            queues[name][key] = _value(option, value)
+            new, old = _value(option, value), queues[name].get(key)
+            if isinstance(new, dict) and isinstance(old, dict):
+                # Bounds from the command line leave the delays of the file alone.
+                new = {**old, **new}
+            queues[name][key] = new
     return {**tables, "gate": gate, "queues": queues}
 
 
-def _value(option: str, text: str) -> int | float | str:
+def _value(option: str, text: str) -> Any:  # noqa: ANN401 (what TOML could have there)
+    low, dash, high = text.partition("-")
+    if option == "workers" and low and dash:
+        return {"min": _number("--workers", low), "max": _number("--workers", high)}
     if option in ("workers", "queue-size"):
         return _number(f"--{option}", text)
     if option == "timeout":

@@ -492,7 +492,8 @@ def serve(handler: Callable[[Command], object]) -> None:
         raise SystemExit(2)
     link = _Link(*_move_stdio())
     os.register_at_fork(after_in_child=link.disown)
-    link.send(_HELLO, 0, b'{"protocol": 1, "ordered": true}')
+    stacks = b', "stacks": true' if _tell_stacks() else b""
+    link.send(_HELLO, 0, b'{"protocol": 1, "ordered": true%b}' % stacks)
     command = link.take()
     if command:
         # Not threading.Thread: importing that takes longer than many a first command.
@@ -519,6 +520,17 @@ def _move_stdio() -> tuple[int, int]:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
     return source, sink
+
+
+def _tell_stacks() -> bool:
+    """Dump the stacks of all threads to stderr upon the signal that the gate names, if it does."""
+    number = os.environ.get("JOBGATE_STACKS", "")
+    if not number.isdecimal():
+        return False
+    import faulthandler
+
+    faulthandler.register(int(number), file=2, all_threads=True)
+    return True
 
 
 def _answer(link: _Link, handler: Callable[[Command], object], command: Command) -> None:

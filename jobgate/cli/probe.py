@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from jobgate.config import WorkerConfig
     from jobgate.pool.member import Member
-    from jobgate.pool.report import Report
+    from jobgate.pool.report import Report, Slow
     from jobgate.pool.roles import Loss
 
 __all__ = ["NotHeld", "Probe"]
@@ -231,6 +231,12 @@ class Probe:
     def worker_gone(self, worker: Member, report: Report) -> None:  # noqa: ARG002 (as Owner)
         """It has exited and been reaped."""
         self.report = report
+
+    def worker_counted(self, worker: WorkerProcess) -> None:
+        """It is never asked to count."""
+
+    def worker_slow(self, worker: WorkerProcess, slow: Slow) -> None:
+        """A check has its own patience."""
 
     def group_started(self, pgid: int) -> None:
         """Its process group lives as long as it does."""

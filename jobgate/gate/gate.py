@@ -22,6 +22,7 @@ from jobgate.gate.ids import IdMaker
 from jobgate.gate.road import Road
 from jobgate.gate.tokens import Tokens
 from jobgate.pool.guard import Guard
+from jobgate.pool.machine import Machine
 from jobgate.pool.reception import Reception
 from jobgate.pool.supervisor import Supervisor
 
@@ -60,6 +61,10 @@ class _Foreman:
         """Workers have come or gone."""
         self._road.pool_changed()
 
+    def waits(self) -> list[float | None]:
+        """How long commands wait, shard by shard."""
+        return self._road.waits()
+
 
 class Gate:
     """
@@ -91,6 +96,7 @@ class Gate:
         self.started = False
         self._ids = IdMaker(config.gate.name)
         self._guard = Guard(reactor)
+        self._machine = Machine()
         self._supervisors: dict[str, Supervisor] = {}
         self._leaving: list[tuple[Road, Supervisor]] = []
         self._audit = Audit(config.gate.audit) if config.gate.audit else None
@@ -334,7 +340,7 @@ class Gate:
 
     def _add(self, queue: QueueConfig) -> None:
         road = Road(queue, self.reactor, self._audit)
-        supervisor = Supervisor(queue, self.reactor, _Foreman(road), self._guard)
+        supervisor = Supervisor(queue, self.reactor, _Foreman(road), self._guard, self._machine)
         road.pool = supervisor
         self.dispatcher.roads[queue.name] = road
         self._supervisors[queue.name] = supervisor

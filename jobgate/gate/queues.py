@@ -93,6 +93,10 @@ class _Pending:
                 return other
         return None
 
+    def oldest(self) -> float | None:
+        """When the first of those that came first at their levels was accepted."""
+        return min((next(iter(line)).accepted for line in self._used), default=None)
+
     def ahead_of(self, priority: int) -> int:
         return sum(len(line) for line in self._lines[: priority + 1])
 
@@ -145,6 +149,11 @@ class CommandQueue(DeferredQueue[Command]):
     def ahead_of(self, priority: int) -> int:
         """How many of those that wait would be taken before a new one of this priority."""
         return self.pending.ahead_of(priority)
+
+    def longest_wait(self, now: float) -> float | None:
+        """Seconds since the oldest of those that wait was accepted; None if there is none."""
+        oldest = self.pending.oldest()
+        return None if oldest is None else now - oldest
 
     @property
     def free_now(self) -> bool:

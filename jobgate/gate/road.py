@@ -61,6 +61,9 @@ class Pool(Protocol):
     def retry_in(self) -> float:
         """Seconds until the next start."""
 
+    def needed(self) -> None:
+        """A command waits, and nobody can take it: there may be no worker at all."""
+
 
 class Road:
     """
@@ -136,6 +139,11 @@ class Road:
             return 0.0
         return expected_wait(self.waiting, self.stats.service_time, self._lanes)
 
+    def waits(self) -> list[float | None]:
+        """For each shard, seconds that its first command has waited; None where nobody waits."""
+        now = self._seconds()
+        return [None if shard.paused else shard.longest_wait(now) for shard in self.shards]
+
     def refusal(self) -> str:
         """Why nothing can come in now, in words; empty if it can."""
         if self.draining:
@@ -181,6 +189,8 @@ class Road:
         if command.due != _FOREVER:
             self._deadlines.add(command, command.accepted)
         shard.put(command)
+        if not self._lanes and self.pool is not None:
+            self.pool.needed()
 
     def _admit(self, command: Command, shard: CommandQueue, *, no_queue: bool) -> None:
         """Raise unless the command may come in."""
@@ -324,7 +334,7 @@ class Road:
         if loss.kind == "protocol":
             self._fail(command, errors.WorkerProtocolError(loss.cause, **about), now)
             return
-        if loss.kind == "died" and alone:
+        if loss.kind in ("died", "memory") and alone:
             command.deaths += 1
         about |= {"exit_status": loss.exit_status, "signal": loss.signal}
         again = config.retry == "safe" and command.stream is None

@@ -94,11 +94,15 @@ class Conversation:
         in_hand: The commands it has, by frame id, oldest first.
         is_ready: It has said HELLO, or what stands for it, and has not fallen out since.
         closed: The worker is lost; whatever it still says is ignored.
+        tells_stacks: It dumps its stacks when told to (`JOBGATE_STACKS`).
         done: How many commands it has answered.
+        busy_since: When it was last given a command while it had none.
+        busy_before: Seconds that it had commands in hand, up to when it last had none.
     """
 
     capacity: int
     ordered: bool
+    tells_stacks = False
 
     def __init__(
         self, config: WorkerConfig, transport: Transport, seconds: Callable[[], float]
@@ -111,7 +115,15 @@ class Conversation:
         self.is_ready = False
         self.closed = False
         self.done = 0
+        self.busy_since = 0.0
+        self.busy_before = 0.0
         self._next_id = 0
+
+    @property
+    def busy(self) -> float:
+        """Seconds that it has had commands in hand."""
+        now = self._seconds() if self.in_hand else self.busy_since
+        return self.busy_before + now - self.busy_since
 
     def send(self, command: Command) -> bool:
         """Hand a command over; False if the worker turns out to be unfit for it."""
@@ -154,6 +166,7 @@ class Conversation:
         """The worker is lost: the commands it had, oldest first, and whether each had begun."""
         written = self._transport.written()
         taken: list[tuple[Command, bool]] = []
+        self.busy_before = self.busy
         self.is_ready = False
         self.closed = True
         for command in self.in_hand.values():
@@ -170,7 +183,10 @@ class Conversation:
         idle = not in_hand
         in_hand[frame_id] = command
         if (idle or not self.ordered) and self.taker is not None:
-            self.taker.began(command, self._seconds())
+            now = self._seconds()
+            if idle:
+                self.busy_since = now
+            self.taker.began(command, now)
         command.offered = self._transport.write(head, body, idle=idle)
         for piece in more:
             command.offered = self._transport.write(piece, b"", idle=idle)
@@ -184,7 +200,9 @@ class Conversation:
         if command is None:
             if self.taker is not None:
                 self.taker.stray()
-        elif in_hand and self.ordered and self.taker is not None:
+        elif not in_hand:
+            self.busy_before += now - self.busy_since
+        elif self.ordered and self.taker is not None:
             oldest = next(iter(in_hand.values()))
             if not oldest.began:
                 self.taker.began(oldest, now)

@@ -5,6 +5,7 @@ What a child finds around it.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jobgate.config import WorkerConfig
 
-__all__ = ["environment"]
+__all__ = ["STACKS_SIGNAL", "environment"]
 
+STACKS_SIGNAL = getattr(signal, "SIGRTMIN", signal.SIGUSR2)
+"""What a worker that has said it can is told to dump its stacks by; hardly used by anybody else."""
 _PASSED_ON = ("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 
 
@@ -34,4 +37,6 @@ def environment(config: WorkerConfig, queue: str, worker: str) -> dict[str, str]
         "JOBGATE_QUEUE": queue,
         "JOBGATE_WORKER": worker,
     }
+    if config.soft_timeout:
+        env["JOBGATE_STACKS"] = str(int(STACKS_SIGNAL))
     return env | config.env

@@ -57,6 +57,7 @@ class Hello(msgspec.Struct):
     in_flight: int = 0
     ordered: bool = False
     token: str = ""
+    stacks: bool = False
 
 
 _NOTHING = (b"", b"{}", b"null")
@@ -272,6 +273,7 @@ class FramesConversation(Conversation):
             raise WireError(message)
         hello = read_hello(meta)
         self.ordered = hello.ordered
+        self.tells_stacks = hello.stacks
         if hello.in_flight:
             self.capacity = max(1, min(self.capacity, hello.in_flight))
         welcome = _json({"worker": self._worker, "max_frame": frames.MAX_FRAME, "batch": 1})

@@ -78,7 +78,6 @@ class Guests:
         """
         post = self._post(name, taken)
         post.number = _lowest({*numbers, *(p.number for p in self.posts if p.everyone)})
-        post.restarts += 1
         post.worker = worker = RemoteWorker(
             post.name,
             self._config.name,
@@ -121,10 +120,11 @@ class Guests:
         """Its connection has ended."""
         post = self._post_of(worker)
         post.worker = None
+        post.count(worker)
         if report.cause == RETIRED:
             self._log.info("{worker} has left", worker=worker.name)
         else:
-            post.report = report
+            post.remember(worker, report, self.posts)
             self._log.warn(
                 "{worker} is lost: {cause}; it had {running}",
                 worker=worker.name,
@@ -151,6 +151,7 @@ class Guests:
         while True:
             post = next((post for post in self.posts if post.name == wanted), None)
             if post is not None and not post.everyone:
+                post.causes["return"] += 1
                 return post
             if post is None and not taken(wanted):
                 self.posts.append(Post(0, wanted))

@@ -8,13 +8,12 @@ are for.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
 from jobgate.pool.lifecycle import Event, State, after
-from jobgate.pool.report import Output, Report
+from jobgate.pool.report import Evidence, Output, Report, now_as_text
 from jobgate.pool.roles import Crew, Loss, Owner
 
 if TYPE_CHECKING:
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from jobgate.pool.conversation import Conversation
 
 __all__ = ["RETIRED", "Member"]
+
+_NEVER = float("inf")
 
 RETIRED = "retired"
 """The cause of an end that was planned."""
@@ -50,6 +51,8 @@ class Member:
         ready_at: When it became ready, or None.
         crew: Its Runner while it has one.
         report: What it left behind, once it is gone.
+        evidence: The command it was running when it was lost.
+        call_at: Answers after which `_counted` is called, once.
         conversation: What is said to it; set by those who know how.
         address: Where it comes from; None if the gate started it.
     """
@@ -57,6 +60,8 @@ class Member:
     _log = Logger()
     conversation: Conversation
     address: str | None = None
+    evidence: Evidence | None = None
+    call_at: float = _NEVER
 
     def __init__(
         self,
@@ -102,6 +107,33 @@ class Member:
     def idle(self) -> bool:
         """Whether it has no command in hand."""
         return not self.conversation.in_hand
+
+    @property
+    def idle_since(self) -> float:
+        """When it last had a command in hand, or became ready."""
+        return max(self.last_reply, self.ready_at or 0.0)
+
+    @property
+    def age(self) -> float:
+        """Seconds since it came to be."""
+        age: float = self._reactor.seconds() - self.born
+        return round(age, 3)
+
+    @property
+    def output(self) -> str:
+        """The last of what it has said aside."""
+        return self._output.text()
+
+    @property
+    def utilisation(self) -> float:
+        """The share of its time since it became ready in which it had commands in hand."""
+        ready = 0.0 if self.ready_at is None else self._reactor.seconds() - self.ready_at
+        return min(1.0, self.conversation.busy / ready) if ready > 0 else 0.0
+
+    @property
+    def lost_by(self) -> str:
+        """What kind of loss its end was: see `Loss`."""
+        return self._loss.kind if self._loss is not None else ""
 
     def hire(self, crew: Crew) -> None:
         """Give the worker its Runner."""
@@ -184,6 +216,9 @@ class Member:
     def settled(self, now: float) -> None:
         """It has one command less in hand."""
         self.last_reply = now
+        if self.conversation.done >= self.call_at:
+            self.call_at = _NEVER
+            self._counted()
         if self.state is State.DRAINING:
             self._end_if_drained()
 
@@ -204,6 +239,9 @@ class Member:
     def _end_at_once(self) -> None:
         """End it without any."""
         raise NotImplementedError
+
+    def _counted(self) -> None:
+        """It has answered as many commands as `call_at` said."""
 
     # --- inside
 
@@ -226,6 +264,9 @@ class Member:
         self._loss = loss
         taken = self.conversation.take_all()
         self._running_at_loss = [command.id for command, _ in taken]
+        begun_first = next((command for command, begun in taken if begun), None)
+        if begun_first is not None:
+            self.evidence = Evidence(begun_first.id, begun_first.content_type, begun_first.body)
         alone = sum(begun for _, begun in taken) == 1
         if self.crew is not None:
             for command, begun in reversed(taken):
@@ -249,16 +290,19 @@ class Member:
     def _write_report(
         self, loss: Loss, cause: str, status: int | None, signal_name: str | None
     ) -> Report:
+        evidence = self.evidence
         return Report(
             worker=self.name,
             queue=self.queue,
             pid=self.pid,
+            kind=loss.kind,
             cause=loss.cause if loss.kind != "died" else cause,
             exit_status=status,
             signal=signal_name,
-            at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            lived=round(self._reactor.seconds() - self.born, 3),
+            at=now_as_text(),
+            lived=self.age,
             commands_done=self.conversation.done,
             running=self._running_at_loss,
-            output=self._output.text(),
+            command=None if evidence is None else evidence.id,
+            output=self.output,
         )

@@ -17,18 +17,23 @@ from twisted.internet.error import ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
 
 from jobgate.pool import launcher
-from jobgate.pool.environment import environment
+from jobgate.pool.environment import STACKS_SIGNAL, environment
 from jobgate.pool.frames import FramesConversation
 from jobgate.pool.lifecycle import Event, State
+from jobgate.pool.lifespan import Lifespan
 from jobgate.pool.lines import LinesConversation
 from jobgate.pool.member import RETIRED, Member
 from jobgate.pool.pipes import WorkerInput, WorkerOutput, read_rest
+from jobgate.pool.reaping import reap_with_usage
+from jobgate.pool.report import Slow, now_as_text
 from jobgate.pool.roles import GroupOwner, Loss
 
 if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
     from jobgate.config import WorkerConfig
+    from jobgate.pool.report import Usage
 
 __all__ = ["WorkerProcess"]
 
@@ -39,14 +44,22 @@ _SILENT_STDOUT = 0.5
 """Seconds between the end of a child's stdout and its death that are not held against it."""
 _PING_EVERY = 30.0
 """Seconds an idle worker is left alone, and that it has for the answer."""
+_STACKS = 0.25
+"""Seconds a slow worker has to say where it is."""
 _POLITE = 1.0
 """Seconds a worker without work has for DRAIN and the end of its stdin before SIGTERM."""
 
 
 class WorkerProcess(Member, ProcessProtocol):
     """
-    One long-lived child; arguments and attributes are those of every `Member`.
+    One long-lived child; arguments and attributes are those of every `Member`, and these.
+
+    Attributes:
+        generation: Which reload of its queue it was started after; set by its owner.
+        lifespan: How long it may serve.
     """
+
+    generation = 0
 
     def __init__(
         self,
@@ -57,10 +70,15 @@ class WorkerProcess(Member, ProcessProtocol):
         owner: GroupOwner,
     ) -> None:
         super().__init__(name, queue, config, reactor, owner)
-        self._groups: GroupOwner = owner
+        self._keeper: GroupOwner = owner
         self._stdin: WorkerInput | None = None
         self._stdout: WorkerOutput | None = None
         self._status = b""
+        self._usage: Usage | None = None
+        self._slow: Slow | None = None
+        self._slow_timer: IDelayedCall | None = None
+        self._looked_up_to = 0.0
+        self.lifespan = Lifespan(config)
         if config.protocol == "lines":
             self.conversation = LinesConversation(config, self, reactor.seconds)
         else:
@@ -95,6 +113,28 @@ class WorkerProcess(Member, ProcessProtocol):
         )
         self._wait(self.config.boot_timeout, self._boot_too_long)
 
+    def burst(self, rss: int) -> None:
+        """It holds far more memory than it may: it is killed, without patience."""
+        most = self.config.max_memory
+        self.stop_by_force(Loss("memory", f"{rss} bytes of RSS; twice max_memory is {2 * most}"))
+        self._end_at_once()
+
+    def look_for_slow(self, now: float) -> None:
+        """Have the worker say where it is if a command has run for over `soft_timeout`."""
+        late = now - self.config.soft_timeout
+        commands = self.conversation.in_hand.values()
+        slow = [c for c in commands if self._looked_up_to < c.began <= late]
+        if not slow or self._slow is not None:
+            return
+        self._looked_up_to = max(command.began for command in slow)
+        ran = round(now - slow[0].began, 3)
+        self._slow = Slow(command=slow[0].id, pid=self.pid, at=now_as_text(), ran=ran, stacks="")
+        transport: Any = self.transport
+        if self.conversation.tells_stacks and transport.pid is not None:
+            self._output.mark()
+            os.kill(transport.pid, STACKS_SIGNAL)
+        self._slow_timer = self._reactor.callLater(_STACKS, self._tell_slow)
+
     # --- what the conversation needs: the rest of the Transport protocol
 
     def write(self, head: bytes, body: bytes, *, idle: bool) -> int:
@@ -124,7 +164,8 @@ class WorkerProcess(Member, ProcessProtocol):
         transport: Any = self.transport
         self.pid = transport.pid
         if transport.pid is not None:
-            self._groups.group_started(transport.pid)
+            self._keeper.group_started(transport.pid)
+        reap_with_usage(transport, self._used)
         self._stdin = WorkerInput(transport.pipes[_STDIN], self._reactor)
         self._stdout = WorkerOutput(transport.pipes[_STDOUT], self.conversation)
 
@@ -158,6 +199,7 @@ class WorkerProcess(Member, ProcessProtocol):
             if fd in transport.pipes:
                 read_rest(transport.pipes[fd])
         self._cancel_timer()
+        self._tell_slow()
         self._signal(signal.SIGKILL)
         value = reason.value
         number = value.signal if isinstance(value, ProcessTerminated) else None
@@ -172,10 +214,11 @@ class WorkerProcess(Member, ProcessProtocol):
         self._leave(Event.EXIT)
         self._lose(Loss("died", cause, status, name))
         if self.pid is not None:
-            self._groups.group_ended(self.pid)
+            self._keeper.group_ended(self.pid)
         self._output.end()
         assert self._loss is not None, "set by _lose"
         self.report = self._write_report(self._loss, cause, status, name)
+        self.report.usage = self._usage
         self._reactor.callLater(_LAST_OUTPUT, self._close_pipes)
         self._owner.worker_gone(self, self.report)
 
@@ -185,6 +228,21 @@ class WorkerProcess(Member, ProcessProtocol):
         self.stop_by_force(
             Loss("timeout", f"not ready within boot_timeout ({self.config.boot_timeout:g} s)")
         )
+
+    def _counted(self) -> None:
+        self._keeper.worker_counted(self)
+
+    def _used(self, usage: Usage) -> None:
+        self._usage = usage
+
+    def _tell_slow(self) -> None:
+        """It has had time to say where it is."""
+        if self._slow_timer is not None and self._slow_timer.active():
+            self._slow_timer.cancel()
+        slow, self._slow, self._slow_timer = self._slow, None, None
+        if slow is not None:
+            slow.stacks = self._output.since_mark()
+            self._keeper.worker_slow(self, slow)
 
     def _watch(self) -> None:
         """Let an idle worker show that it is alive."""

@@ -11,7 +11,8 @@ from jobgate.pool.conversation import Taker
 if TYPE_CHECKING:
     from jobgate.command import Command
     from jobgate.pool.member import Member
-    from jobgate.pool.report import Report
+    from jobgate.pool.process import WorkerProcess
+    from jobgate.pool.report import Report, Slow
 
 __all__ = ["Crew", "Foreman", "GroupOwner", "Loss", "Owner"]
 
@@ -21,7 +22,8 @@ class Loss:
     How a worker was lost with commands in hand.
 
     Attributes:
-        kind: "died", "protocol", "timeout" or "stopped" (the gate ended it for its own reasons).
+        kind: "died", "protocol", "timeout", "memory" (it held more than twice `max_memory`) or
+            "stopped" (the gate ended it for its own reasons).
         cause: In words.
         exit_status: What it exited with, if it did.
         signal: The name of the signal that ended it, if one did.
@@ -64,6 +66,12 @@ class Owner(Protocol):
 class GroupOwner(Owner, Protocol):
     """Who keeps a worker that is a child: the Supervisor."""
 
+    def worker_counted(self, worker: WorkerProcess) -> None:
+        """It has answered as many commands as its `call_at` says."""
+
+    def worker_slow(self, worker: WorkerProcess, slow: Slow) -> None:
+        """A command runs longer than `soft_timeout`, and goes on."""
+
     def group_started(self, pgid: int) -> None:
         """A process group lives."""
 
@@ -82,3 +90,6 @@ class Foreman(Protocol):
 
     def pool_changed(self) -> None:
         """Workers have come or gone, or a crash loop has begun or ended."""
+
+    def waits(self) -> list[float | None]:
+        """For each shard, seconds that its first command has waited; None where none does."""

@@ -173,11 +173,11 @@ class HTTPHandler:
     @app.route("/queues/<queue>/reload", methods=["POST"])
     @_route
     def reload(self, exchange: Exchange, queue: str) -> _Answer:
-        """Replace all workers, each new one before its old one, and forget the poison."""
+        """Replace all workers, one by one, a canary first, and forget the poison."""
         self._access.need(exchange, "admin")
         road = self._gate.dispatcher[queue]
         road.poison.clear()
-        self._gate.supervisor(queue).recycle_all()
+        self._gate.supervisor(queue).reload()
         return json_response(views.queue(self._gate, road), 202)
 
     @app.route("/workers", methods=["GET"])
@@ -200,13 +200,31 @@ class HTTPHandler:
     @app.route("/workers/<name>/report", methods=["GET"])
     @_route
     def report(self, exchange: Exchange, name: str) -> _Answer:
-        """How the last worker of this name died: status or signal, output, what it was running."""
+        """How the last worker of this name died, and what was slow: output, stacks, what it ran."""
         self._access.need(exchange, "admin")
         _, post = self._gate.post(name)
-        if post.report is None:
+        story = post.story
+        if story is None:
             message = f"{name} has left no report: it has not died"
             raise errors.NotFound(message)
-        return json_response(post.report)
+        return json_response(story)
+
+    @app.route("/workers/<name>/report/command", methods=["GET"])
+    @_route
+    def report_command(self, exchange: Exchange, name: str) -> _Answer:
+        """The body of the command that the last worker of this name died with."""
+        self._access.need(exchange, "admin")
+        _, post = self._gate.post(name)
+        found = post.evidence
+        if found is None:
+            message = f"{name} has not died with a command that it had begun"
+            raise errors.NotFound(message)
+        # A caller's bytes, for an operator: to be saved, never to be shown as a page.
+        fields = (
+            f"Jobgate-Id: {found.id}\r\nContent-Disposition: attachment\r\n"
+            "X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
+        )
+        return Response(200, found.content_type, found.body, fields)
 
     # --- what goes wrong
 

@@ -86,6 +86,22 @@ class Metrics(Collector):
         restarts = CounterMetricFamily(
             "jobgate_worker_restarts", "Workers started in place of another", labels=["queue"]
         )
+        causes = CounterMetricFamily(
+            "jobgate_worker_restarts_by_cause",
+            "Workers started in place of another, by why",
+            labels=["queue", "cause"],
+        )
+        wanted = GaugeMetricFamily(
+            "jobgate_workers_wanted", "Workers that there are to be now", labels=["queue"]
+        )
+        busy = CounterMetricFamily(
+            "jobgate_worker_busy_seconds",
+            "Seconds in which workers had commands in hand: its rate is their utilisation",
+            labels=["queue", "worker"],
+        )
+        done = CounterMetricFamily(
+            "jobgate_worker_commands", "Commands that workers answered", labels=["queue", "worker"]
+        )
         waited = HistogramMetricFamily(
             "jobgate_queue_seconds", "How long commands waited before they began", labels=["queue"]
         )
@@ -102,10 +118,18 @@ class Metrics(Collector):
             states = [worker.state.value for worker in supervisor.workers]
             for state in ("starting", "ready", "draining", "ending"):
                 workers.add_metric([name, state], states.count(state))
-            restarts.add_metric([name], sum(max(0, post.restarts) for post in supervisor.posts))
+            restarts.add_metric([name], supervisor.causes.total())
+            for cause, count in supervisor.causes.items():
+                causes.add_metric([name, cause], count)
+            wanted.add_metric([name], supervisor.wanted)
+            for post in supervisor.places:
+                answered, seconds = post.served
+                done.add_metric([name, post.name], answered)
+                busy.add_metric([name, post.name], seconds)
             _add(waited, name, road.stats.waited)
             _add(ran, name, road.stats.ran)
-        yield from (stray, waiting, running, size, workers, restarts, waited, ran)
+        yield from (stray, waiting, running, size, workers, wanted, restarts, causes)
+        yield from (busy, done, waited, ran)
 
 
 def _add(family: HistogramMetricFamily, queue: str, histogram: Histogram) -> None:

@@ -110,6 +110,8 @@ def _operation(app: Klein, endpoint: str, path: str) -> dict[str, Any]:
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"{(\w+)}", path)
     ]
+    if endpoint in ("report", "report_command"):
+        operation["responses"]["404"] = _problem(404)
     if endpoint == "readyz":
         operation["responses"]["503"] = _success(kind)
     if endpoint == "call":

@@ -10,19 +10,22 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
-import psutil
+
+from jobgate.pool.machine import rss
 
 if TYPE_CHECKING:
     from jobgate.gate import Gate
     from jobgate.gate.road import Road
     from jobgate.pool.member import Member
     from jobgate.pool.post import Post
+    from jobgate.pool.supervisor import Supervisor
 
 __all__ = [
     "Purged",
     "Queue",
     "Queues",
     "Recycling",
+    "Reload",
     "Running",
     "Status",
     "Worker",
@@ -45,6 +48,24 @@ class Status(msgspec.Struct):
     queues: dict[str, str] = {}
 
 
+class Reload(msgspec.Struct):
+    """
+    The replacement of all workers of a queue: the last one, or the present one.
+
+    Attributes:
+        cause: "reload", or "config" if the configuration has changed.
+        state: "canary": the first new worker has to show that it can serve; "rolling": the others
+            follow; "done"; or "stopped": a new worker has failed, the old ones stay.
+        workers: How many were to be replaced.
+        why: Why it was stopped; else empty.
+    """
+
+    cause: str
+    state: str
+    workers: int
+    why: str
+
+
 class Queue(msgspec.Struct):
     """
     One queue.
@@ -57,6 +78,7 @@ class Queue(msgspec.Struct):
         size: How many may wait.
         running: Commands with a worker.
         workers: Workers that can take commands.
+        wanted: Workers that there are to be now, between its `min` and its `max`.
         shards: How many wait in each CommandQueue.
         accepted: Commands offered since the start, refused ones included.
         succeeded: Of these, ended with a reply.
@@ -66,6 +88,7 @@ class Queue(msgspec.Struct):
         service_time: Seconds a command runs, a moving average.
         rate: Commands a second that its workers can do at that.
         expected_wait: Seconds that one more command would wait.
+        reload: The last replacement of all its workers, or null.
     """
 
     name: str
@@ -75,6 +98,7 @@ class Queue(msgspec.Struct):
     size: int
     running: int
     workers: int
+    wanted: int
     shards: list[int]
     accepted: int
     succeeded: int
@@ -84,6 +108,7 @@ class Queue(msgspec.Struct):
     service_time: float
     rate: float | None
     expected_wait: float | None
+    reload: Reload | None
 
 
 class Queues(msgspec.Struct):
@@ -121,8 +146,13 @@ class Worker(msgspec.Struct):
         since: When that began, RFC 3339.
         commands: Everything it has in hand, oldest first.
         done: Commands it has answered.
+        service_time: Seconds in which it had work for each command it has answered, or null.
+        utilisation: The share of its time, since it was ready, in which it had work.
         rss: Its resident memory in bytes, or null.
         restarts: How often its place has been filled anew.
+        restarts_by_cause: The same, by why: the kind of a death ("died", "protocol", "timeout",
+            "memory", "stopped"), a bound ("max_commands", "max_age", "max_memory"), or "recycle",
+            "reload", "config".
         started: When it was started, RFC 3339.
         last_crash: Why the last one of this name died, or null.
     """
@@ -136,8 +166,11 @@ class Worker(msgspec.Struct):
     since: str | None
     commands: list[Running]
     done: int
+    service_time: float | None
+    utilisation: float
     rss: int | None
     restarts: int
+    restarts_by_cause: dict[str, int]
     started: str
     last_crash: str | None
 
@@ -164,7 +197,8 @@ def queue(gate: Gate, road: Road) -> Queue:
     """A queue as operators see it."""
     stats = road.stats
     wait = road.expected_wait
-    workers = len(gate.supervisor(road.config.name).alive)
+    supervisor = gate.supervisor(road.config.name)
+    workers = len(supervisor.alive)
     return Queue(
         name=road.config.name,
         state="paused" if road.paused else road.refusal() or "open",
@@ -173,6 +207,7 @@ def queue(gate: Gate, road: Road) -> Queue:
         size=road.config.size,
         running=road.running,
         workers=workers,
+        wanted=supervisor.wanted,
         shards=[len(shard) for shard in road.shards],
         accepted=stats.accepted,
         succeeded=stats.succeeded,
@@ -182,19 +217,28 @@ def queue(gate: Gate, road: Road) -> Queue:
         service_time=round(stats.service_time, 6),
         rate=round(workers / stats.service_time, 3) if stats.service_time else None,
         expected_wait=round(wait, 6) if wait != float("inf") else None,
+        reload=_reload(supervisor),
     )
+
+
+def _reload(supervisor: Supervisor) -> Reload | None:
+    rollout = supervisor.rollout
+    if rollout is None:
+        return None
+    return Reload(rollout.cause, rollout.state, rollout.total, rollout.why)
 
 
 def worker(gate: Gate, post: Post, process: Member) -> Worker:
     """A worker as operators see it."""
     now = gate.reactor.seconds()
+    talk = process.conversation
     running = [
         Running(
             id=command.id,
             since=_ago(now - command.began) if command.began else None,
             attempt=command.attempt,
         )
-        for command in process.conversation.in_hand.values()
+        for command in talk.in_hand.values()
     ]
     state = process.state.value
     if state == "ready" and running:
@@ -208,9 +252,12 @@ def worker(gate: Gate, post: Post, process: Member) -> Worker:
         command=running[0].id if running else None,
         since=running[0].since if running else None,
         commands=running,
-        done=process.conversation.done,
-        rss=_rss(process.pid),
-        restarts=max(0, post.restarts),
+        done=talk.done,
+        service_time=round(talk.busy / talk.done, 6) if talk.done else None,
+        utilisation=round(process.utilisation, 4),
+        rss=rss(process.pid),
+        restarts=post.restarts,
+        restarts_by_cause=dict(post.causes),
         started=_ago(now - process.born),
         last_crash=post.report.cause if post.report is not None else None,
     )
@@ -219,10 +266,3 @@ def worker(gate: Gate, post: Post, process: Member) -> Worker:
 def _ago(seconds: float) -> str:
     at = datetime.now(UTC) - timedelta(seconds=seconds)
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _rss(pid: int | None) -> int | None:
-    try:
-        return int(psutil.Process(pid).memory_info().rss) if pid else None
-    except psutil.Error:
-        return None

@@ -38,6 +38,10 @@ class FakePool:
     crash_loop = False
     retry_in = 2.5
     last_cause = "exited with status 1"
+    asked = 0
+
+    def needed(self) -> None:
+        self.asked += 1
 
 
 class RoadCase(SynchronousTestCase):

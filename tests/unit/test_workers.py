@@ -650,15 +650,16 @@ class SupervisorTests(WorkerCase):
         self.assertIsNone(post.next)
 
     def test_reconfigure_the_command(self) -> None:
-        """Another command: new workers start with it before the old ones go."""
+        """Another command: new workers start with it, one by one, before the old ones go."""
         self.start(2)
         self.supervisor.reconfigure(queue_config(command=("new",), workers=2))
-        self.turn()
-        fresh = self.reactor.workers[2:]
-        self.assertEqual([child.command for child in fresh], [["new"], ["new"]])
-        self.assertEqual(len(self.supervisor.alive), 2)
-        for child in fresh:
-            child.hello()
+        for number in (2, 3):
+            self.turn()
+            self.assertEqual(len(self.reactor.workers), number + 1)
+            self.assertEqual(self.reactor.workers[number].command, ["new"])
+            self.assertFalse(self.reactor.workers[number - 2].stdin_closed)
+            self.reactor.workers[number].hello()
+            self.reactor.advance(1.1)
         for child in self.reactor.workers[:2]:
             self.assertTrue(child.stdin_closed)
             child.exit(0)
@@ -673,7 +674,7 @@ class SupervisorTests(WorkerCase):
         self.turn()
         self.supervisor.reconfigure(queue_config(command=("three",), workers=1))
         for _ in range(6):
-            self.turn()
+            self.reactor.advance(1.1)
             for child in self.reactor.alive:
                 if child.stdin_closed:
                     child.exit(0)
