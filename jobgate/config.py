@@ -7,12 +7,13 @@ here (contract section 3). Must not start or open anything.
 
 from __future__ import annotations
 
+import binascii
 import difflib
 import re
 import shlex
 import tomllib
 import types
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from math import isfinite
 from typing import (
     TYPE_CHECKING,
@@ -20,6 +21,7 @@ from typing import (
     Any,
     Literal,
     NoReturn,
+    Self,
     TypeVar,
     Union,
     get_args,
@@ -38,12 +40,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bytes",
+    "CallbackSettings",
     "GateConfig",
     "GateSettings",
     "QueueConfig",
     "Rate",
     "Scale",
     "Seconds",
+    "Secret",
     "TokenConfig",
     "WorkerConfig",
     "from_tables",
@@ -62,6 +66,10 @@ _SIZES = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _GRANT = re.compile(r"(call|push|pull|work):(\*|[A-Za-z0-9._*-]+)\Z|(jobs|admin|metrics)\Z")
 _MAX_BODY = 63 * 1024 * 1024
 """Bytes: a body and its meta must fit one frame of 64 MiB."""
+_SHORTEST_KEY = 16
+"""Bytes of a secret; fewer could be guessed."""
+_HIDDEN = "***"
+"""Stands for a secret wherever it would be seen."""
 
 
 class Seconds(float):
@@ -119,6 +127,43 @@ class Rate(float):
         if isinstance(value, str) and (match := _RATE.match(value)) and float(match[1]) > 0:
             return cls(float(match[1]) / _UNITS[match[2]])
         raise ValueError
+
+
+class Secret(str):
+    """
+    A key that signs, as Standard Webhooks writes it; it is never shown.
+
+    Attributes:
+        key: The bytes that it stands for; none if it is empty.
+    """
+
+    __slots__ = ("key",)
+    wanted = f'"whsec_" and then at least {_SHORTEST_KEY} bytes in base64'
+    key: bytes
+
+    def __new__(cls, text: str = "") -> Self:
+        """
+        Raises:
+            ValueError: It is no such text.
+        """
+        secret = super().__new__(cls, text)
+        secret.key = binascii.a2b_base64(text.removeprefix("whsec_"), strict_mode=True)
+        if text and not (text.startswith("whsec_") and len(secret.key) >= _SHORTEST_KEY):
+            raise ValueError(cls.wanted)
+        return secret
+
+    def __repr__(self) -> str:
+        return _HIDDEN if self else ""
+
+    @classmethod
+    def read(cls, value: object) -> Secret:
+        """
+        Raises:
+            ValueError: It is no secret.
+        """
+        if isinstance(value, str):
+            return cls(value)
+        raise ValueError(cls.wanted)
 
 
 _S = TypeVar("_S", bound=msgspec.Struct)
@@ -232,18 +277,28 @@ class TokenConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     rate: Rate | None = None
 
 
+class CallbackSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[callbacks]`."""
+
+    secret: Secret = Secret()
+    allow: tuple[str, ...] = ()
+    runners: Annotated[int, Meta(ge=1, le=1000)] = 8
+
+
 class GateConfig(msgspec.Struct, frozen=True, kw_only=True):
     """
     Everything the gate is told.
 
     Attributes:
         gate: The table `[gate]`.
+        callbacks: The table `[callbacks]`.
         queues: The tables `[queues.NAME]` by name.
         tokens: The tables `[[tokens]]`.
         source: The file it came from, for messages; empty without one.
     """
 
     gate: GateSettings = GateSettings()
+    callbacks: CallbackSettings = CallbackSettings()
     queues: dict[str, QueueConfig] = {}
     tokens: tuple[TokenConfig, ...] = ()
     source: str = ""
@@ -280,10 +335,12 @@ def from_tables(tables: Mapping[str, Any], source: str, base: Path) -> GateConfi
         ConfigError: Something is wrong; the message names source, key, found and wanted.
     """
     reader = _Reader(source, base)
+    known = ["callbacks", "gate", "queues", "tokens"]
     for key in tables:
-        if key not in ("gate", "queues", "tokens"):
-            reader.unknown(key, ["gate", "queues", "tokens"])
+        if key not in known:
+            reader.unknown(key, known)
     gate = reader.gate(reader.table(tables, "gate"))
+    callbacks = reader.callbacks(reader.table(tables, "callbacks"))
     queues = {
         name: reader.queue(name, table) for name, table in reader.table(tables, "queues").items()
     }
@@ -306,7 +363,7 @@ def from_tables(tables: Mapping[str, Any], source: str, base: Path) -> GateConfi
                         "a loopback address as long as there are no [[tokens]]"
                         " (or insecure = true, if you mean it)",
                     )
-    return GateConfig(gate=gate, queues=queues, tokens=tokens, source=source)
+    return GateConfig(gate=gate, callbacks=callbacks, queues=queues, tokens=tokens, source=source)
 
 
 def is_loopback(endpoint: str) -> bool:
@@ -324,7 +381,7 @@ def is_loopback(endpoint: str) -> bool:
 
 def to_toml(config: GateConfig) -> str:
     """The effective configuration, as a file that says the same."""
-    lines = _table("gate", config.gate, ())
+    lines = _table("gate", config.gate, ()) + _table("callbacks", config.callbacks, ())
     for name, queue in config.queues.items():
         # Without a command others drain it, as many as there are.
         skip = ("name",) if queue.command else ("name", "command", "workers")
@@ -368,6 +425,15 @@ class _Reader:
             self.wrong("gate.max_body", table["max_body"], "at most 63MiB, what fits a frame")
         if settings.audit:
             settings = msgspec.structs.replace(settings, audit=str(self._base / settings.audit))
+        return settings
+
+    def callbacks(self, table: dict[str, Any]) -> CallbackSettings:
+        settings = self.struct("callbacks", CallbackSettings, table)
+        for text in settings.allow:
+            try:
+                ip_network(text)
+            except ValueError as error:
+                self.wrong("callbacks.allow", text, f'an address range as "10.0.0.0/8" ({error})')
         return settings
 
     def token(self, number: int, table: object) -> TokenConfig:
@@ -470,7 +536,8 @@ class _Reader:
             try:
                 values[key] = msgspec.convert(value, hints[key], dec_hook=_read)
             except (msgspec.ValidationError, ValueError):
-                self.wrong(f"{where}.{key}", value, _describe(hints[key]))
+                found = _HIDDEN if hints[key] is Secret and value else value
+                self.wrong(f"{where}.{key}", found, _describe(hints[key]))
         try:
             return kind(**values)
         except TypeError:
@@ -480,7 +547,7 @@ class _Reader:
 
 def _read(kind: type, value: object) -> object:
     """Turn what TOML has into one of the types above, for msgspec."""
-    if issubclass(kind, Seconds | Bytes | Rate):
+    if issubclass(kind, Seconds | Bytes | Rate | Secret):
         return kind.read(value)
     raise NotImplementedError(kind)
 
@@ -547,5 +614,7 @@ def _table(
         value = getattr(struct, field)
         if field not in skip and value is not None:
             shown = f"{float(value)}/s" if isinstance(value, Rate) else value
+            if isinstance(value, Secret):
+                shown = repr(value)
             lines.append(f"{field} = {_show(shown)}")
     return [*lines, ""]

@@ -15,7 +15,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobgate.config import Bytes, GateConfig, Rate, Seconds, from_tables, is_loopback, load, to_toml
+from jobgate.config import (
+    Bytes,
+    GateConfig,
+    Rate,
+    Seconds,
+    Secret,
+    from_tables,
+    is_loopback,
+    load,
+    to_toml,
+)
 from jobgate.errors import ConfigError
 from jobgate.options import Options, from_environment
 
@@ -180,6 +190,17 @@ class ComplaintsTests(SynchronousTestCase):
         for tables, *parts in cases:
             self.wrong(tables, *parts)
 
+    def test_callbacks(self) -> None:
+        """Ranges and the secret of callbacks; what is wrong with a secret never shows it."""
+        for secret in ("AAAA", "whsec_", "whsec_short", "whsec_" + "A" * 20, "whsec_é" * 9, 7):
+            self.wrong({"callbacks": {"secret": secret}}, 'callbacks.secret: found "***"', "base64")
+        for allow in ("10.0.0.1/8", "localhost", "10/8", ""):
+            self.wrong({"callbacks": {"allow": [allow]}}, "callbacks.allow", f'"{allow}"', "range")
+        self.wrong({"callbacks": {"allow": "10.0.0.0/8"}}, "callbacks.allow", "list of texts")
+        self.wrong({"callbacks": {"runners": 0}}, "callbacks.runners", "at least 1")
+        self.wrong({"callbacks": {"secrets": ""}}, "callbacks.secrets", "'secret'")
+        self.wrong({"callback": {}}, "'callbacks' perhaps")
+
     def test_two_tokens_with_one_secret(self) -> None:
         """Two names for one secret would shadow each other."""
         sha = "a" * 64
@@ -283,6 +304,17 @@ class LoadTests(SynchronousTestCase):
             (16 * 2**20, 20000, 256 * 2**20, 10, 60, 75, 75, "fast", False),
         )  # fmt: skip
 
+    def test_secret(self) -> None:
+        """A secret is what its base64 stands for, and no text of ours ever has it."""
+        shown = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+        config = read({"callbacks": {"secret": shown, "allow": ["127.0.0.0/8", "::1"]}})
+        self.assertEqual(config.callbacks.secret.key[:3], b"1\xf2\x90")
+        self.assertEqual(config.callbacks.allow, ("127.0.0.0/8", "::1"))
+        for text in (to_toml(config), repr(config), f"{config.callbacks!r}"):
+            self.assertNotIn("MfKQ9", text)
+        self.assertIn('secret = "***"', to_toml(config))
+        self.assertEqual((Secret().key, repr(Secret()), read({}).callbacks.runners), (b"", "", 8))
+
 
 text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 
@@ -312,6 +344,7 @@ class TomlTests(SynchronousTestCase):
         config = from_tables(
             {
                 "gate": {"drain_timeout": seconds, "max_buffered": size},
+                "callbacks": {"allow": ["10.0.0.0/8"], "runners": 3},
                 "queues": {name: {"command": command, "env": env, "timeout": seconds}},
                 "tokens": [{"name": "a", "sha256": "A" * 64, "allow": ["call:*"], "rate": rate}],
             },
@@ -320,6 +353,7 @@ class TomlTests(SynchronousTestCase):
         )
         again = from_tables(tomllib.loads(to_toml(config)), "x", BASE)
         self.assertEqual((again.queues, again.gate), (config.queues, config.gate))
+        self.assertEqual(again.callbacks, config.callbacks)
         self.assertEqual(again.tokens[0].name, "a")
         self.assertAlmostEqual(again.tokens[0].rate or 0, config.tokens[0].rate or 0)
 
