@@ -25,6 +25,7 @@ __all__ = [
     "Ending",
     "Job",
     "NewJob",
+    "Notice",
     "Reply",
     "State",
     "Taken",
@@ -259,6 +260,21 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     claimed: bool = False
 
 
+class Notice(msgspec.Struct, frozen=True):
+    """
+    The body of a callback.
+
+    Attributes:
+        job: The id of the job that has ended.
+        state: How, in a word.
+        url: Who is to be told.
+    """
+
+    job: str
+    state: str
+    url: str
+
+
 def callback(job: str, state: State, url: str) -> NewJob:
     """
     The job that tells an end; a store puts it in the same step in which the other one ends.
@@ -268,11 +284,10 @@ def callback(job: str, state: State, url: str) -> NewJob:
         state: How.
         url: Who is to be told: its `callback`.
     """
-    notice = {"job": job, "state": state.word, "url": url}
     return NewJob(
         id=f"{job}-{state.word}",
         queue=CALLBACKS,
-        body=msgspec.json.encode(notice),
+        body=msgspec.json.encode(Notice(job, state.word, url)),
         content_type="application/json",
         attempts=_CALLBACK_ATTEMPTS,
     )
