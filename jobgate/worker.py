@@ -330,10 +330,24 @@ class _Link:
     def _read_if_any(self) -> bool:
         """Read once if that does not wait, and there is room. The caller holds `reading`."""
         held = sum(len(command.body) for command in self.inbox)
-        if self.ended or held > _READ_AHEAD or not self._poll.poll(0):
+        if self.ended or held > _READ_AHEAD or not self._readable():
             return False
         self._read()
         return True
+
+    # What carries the bytes: these three, and `send`, are another's over a socket.
+
+    def _readable(self) -> bool:
+        """Whether reading would not wait."""
+        return bool(self._poll.poll(0))
+
+    def _receive(self) -> bytes:
+        """Read some bytes, waiting if need be; none at the end."""
+        return os.read(self.source, _READ)
+
+    def _receive_into(self, view: memoryview) -> int:
+        """Read into a buffer; returns how many bytes, 0 at the end."""
+        return os.readv(self.source, [view])
 
     def _read(self) -> None:
         """Read once, waiting if need be, and take in what came. The caller holds `reading`."""
@@ -341,7 +355,7 @@ class _Link:
             if self._large:
                 self._read_large(self._large)
                 return
-            data = os.read(self.source, _READ)
+            data = self._receive()
         except ConnectionError:  # a socket may end like this
             data = b""
         if not data:
@@ -385,8 +399,8 @@ class _Link:
 
     def _read_large(self, large: BytesIO) -> None:
         """Read once into a large frame, and no further."""
-        with large.getbuffer() as view:
-            got = os.readv(self.source, [view[-self._missing :]])
+        with large.getbuffer() as view, view[-self._missing :] as rest:
+            got = self._receive_into(rest)
         self._missing -= got
         self.ended = not got
         if self._missing:
@@ -463,9 +477,23 @@ class _Link:
         self.writing = _thread.allocate_lock()
 
 
-def serve(handler: Callable[[Command], object]) -> None:
+def serve(
+    handler: Callable[[Command], object],
+    *,
+    connect: str = "",
+    queue: str = "default",
+    token: str = "",
+    name: str = "",
+    certfile: str = "",
+    keyfile: str = "",
+    cafile: str = "",
+) -> None:
     """
     Run commands until the gate drains this worker or goes away.
+
+    With `connect` this process comes to the gate by itself, from wherever it is: it registers
+    over a socket, connects again whenever it has to, and ends when it is told to (SIGTERM or
+    Ctrl-C: the command under way is finished first). The other arguments are for that alone.
 
     Moves file descriptors 0 and 1 aside first, so that nothing that prints or reads in this
     process or its children can touch the frames: from here on 1 is stderr, and 0 is empty.
@@ -475,15 +503,32 @@ def serve(handler: Callable[[Command], object]) -> None:
         handler: Called with one `Command` at a time. What it returns is the reply: bytes, str,
             a `Reply`, or anything JSON; an iterator is streamed, item by item. What it raises
             fails the command; `Fail` and `Decline` say more.
+        connect: Where the gate's `worker_listen` is: `tcp://HOST:PORT`, `tls://HOST:PORT` or
+            `unix:///PATH`.
+        queue: The queue to work for.
+        token: One with the right `work:QUEUE`; by default what `$JOBGATE_TOKEN` says.
+        name: What to be called; by default after this host and process.
+        certfile: With `tls://`, this worker's certificate (PEM), if the gate wants one.
+        keyfile: Its key, if it is not in the same file.
+        cafile: The certificates that the gate's must be signed by; by default the system's.
 
     Raises:
         TypeError: The handler cannot be called.
-        SystemExit: There is no gate at the other end (2), or it is gone or speaks no frames.
+        ValueError: `connect` is none of these forms.
+        SystemExit: There is no gate at the other end (2), or it is gone or speaks no frames;
+            or it refuses this worker at its first attempt to register (1).
     """
     if not callable(handler):
         # The types say that this cannot be, but who writes a worker need not check types.
         msg = f"serve() wants a function that takes a Command; found {handler!r}"  # type: ignore[unreachable]
         raise TypeError(msg)
+    if connect:
+        from jobgate.outside import Outside
+
+        token = token or os.environ.get("JOBGATE_TOKEN", "")
+        name = name or _own_name()
+        Outside(connect, queue, token, name, certfile, keyfile, cafile).serve(handler)
+        return
     if os.isatty(0):
         sys.stderr.write(
             "This is a jobgate worker, for the gate to start: "
@@ -494,6 +539,13 @@ def serve(handler: Callable[[Command], object]) -> None:
     os.register_at_fork(after_in_child=link.disown)
     stacks = b', "stacks": true' if _tell_stacks() else b""
     link.send(_HELLO, 0, b'{"protocol": 1, "ordered": true%b}' % stacks)
+    _work(link, handler)
+    if link.trouble:
+        sys.exit(f"jobgate.worker: {link.trouble}")
+
+
+def _work(link: _Link, handler: Callable[[Command], object]) -> None:
+    """Run commands until there will be no more."""
     command = link.take()
     if command:
         # Not threading.Thread: importing that takes longer than many a first command.
@@ -501,8 +553,12 @@ def serve(handler: Callable[[Command], object]) -> None:
     while command:
         _answer(link, handler, command)
         command = link.take()
-    if link.trouble:
-        sys.exit(f"jobgate.worker: {link.trouble}")
+
+
+def _own_name() -> str:
+    """Return what tells this process from others: names are letters, digits, `.`, `_`, `-`."""
+    host = "".join(c if c.isascii() and c.isalnum() else "-" for c in os.uname().nodename)
+    return f"{host[:50]}-{os.getpid()}"
 
 
 def _move_stdio() -> tuple[int, int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from twisted.logger import Logger
 
 from jobgate.pool.member import RETIRED, Member
@@ -19,7 +18,7 @@ from jobgate.pool.remote import RemoteWorker
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from jobgate.config import QueueConfig, WorkerConfig
+    from jobgate.config import QueueConfig
     from jobgate.pool.report import Report
     from jobgate.pool.roles import Foreman
 
@@ -168,8 +167,6 @@ def _lowest(numbers: set[int]) -> int:
     return number
 
 
-def _spoken(config: QueueConfig) -> WorkerConfig:
+def _spoken(config: QueueConfig) -> tuple[object, ...]:
     """The part of a configuration that a worker from outside notices."""
-    return msgspec.structs.replace(
-        config.worker(), command=(), env={}, cwd=".", boot_timeout=0, kill_timeout=0
-    )
+    return config.in_flight, config.timeout, config.cancel

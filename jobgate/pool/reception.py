@@ -8,6 +8,7 @@ tokens or queues: that is the `Registrar`.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -234,8 +235,10 @@ class Reception(Factory):
         return Visitor(self)
 
     def _url(self, text: str) -> str:
-        scheme = "unix" if text.startswith("unix:") else "tls" if is_tls(text) else "tcp"
-        return f"{scheme}://{host_and_port(self._ports.open[text])}"
+        where = host_and_port(self._ports.open[text])
+        if text.startswith("unix:"):
+            return f"unix://{Path(where).absolute()}"
+        return f"{'tls' if is_tls(text) else 'tcp'}://{where}"
 
     def _announce(self, _: object, before: set[str]) -> None:
         for text in self._ports.open:
