@@ -116,7 +116,9 @@ class WorkerProcess(Member, ProcessProtocol):
     def burst(self, rss: int) -> None:
         """It holds far more memory than it may: it is killed, without patience."""
         most = self.config.max_memory
-        self.stop_by_force(Loss("memory", f"{rss} bytes of RSS; twice max_memory is {2 * most}"))
+        if self.state not in (State.ENDING, State.GONE):
+            self._leave(Event.KILL)
+            self._lose(Loss("memory", f"{rss} bytes of RSS; twice max_memory is {2 * most}"))
         self._end_at_once()
 
     def look_for_slow(self, now: float) -> None:

@@ -198,7 +198,7 @@ class LimitsTests(PoolCase):
         self.patch(watch, "rss", lambda pid: 2001 if pid == old.pid else 10)
         self.turn(0.6)
         self.turn()
-        self.assertEqual(old.received[-1], signal.SIGKILL)
+        self.assertEqual(old.received, [signal.SIGKILL])
         self.assertFalse(old.alive)
         report = self.supervisor.posts[0].report
         assert report is not None

@@ -15,6 +15,9 @@ from typing import Any
 
 from jobgate.worker import Command, Decline, Fail, Reply, serve
 
+HOARD: list[bytes] = []
+"""What it has been told to keep."""
+
 
 def note(path: str, text: str) -> None:
     """Append a line to a file, at once."""
@@ -53,6 +56,8 @@ def perform(command: Command, steps: list[tuple[str, Any]]) -> Any:
             note(*argument)
         elif verb == "note-attempt":
             note(argument, f"{command.attempt} {os.getpid()}")
+        elif verb == "hoard":
+            HOARD.append(b"x" * argument)
         elif verb == "sleep":
             time.sleep(argument)
         elif verb == "until":
