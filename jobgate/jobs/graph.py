@@ -33,6 +33,7 @@ __all__ = [
     "check",
     "jobs",
     "outcome",
+    "path",
     "read",
     "read_growth",
 ]
@@ -161,13 +162,13 @@ def _nodes(named: dict[_Name, msgspec.Raw]) -> dict[str, Node]:
     for key, raw in named.items():
         name = key.text
         if not (0 < len(name) <= MAX_NAME and name.isprintable()):
-            _refuse(_path(name), name, f"a name of 1 to {MAX_NAME} printable characters")
+            _refuse(path(name), name, f"a name of 1 to {MAX_NAME} printable characters")
         if name in nodes:
-            _refuse(_path(name), name, "a name that no other job has")
+            _refuse(path(name), name, "a name that no other job has")
         try:
             nodes[name] = _read_node(raw)
         except msgspec.MsgspecError as error:
-            _complain(_path(name), error, Node.__struct_fields__)
+            _complain(path(name), error, Node.__struct_fields__)
     return nodes
 
 
@@ -206,14 +207,14 @@ def check(
         if queue not in spoken:
             spoken[queue] = protocol(queue)
         if spoken[queue] is None:
-            _refuse(_path(name, "queue"), queue, "the name of a queue of this gate")
+            _refuse(path(name, "queue"), queue, "the name of a queue of this gate")
         if name in known:
-            _refuse(_path(name), name, "a name that the graph does not have yet")
+            _refuse(path(name), name, "a name that the graph does not have yet")
         if needs:
             edges += len(needs)
             if spoken[queue] == "lines":
                 _refuse(
-                    _path(name, "needs"),
+                    path(name, "needs"),
                     list(needs),
                     f"none: the queue {queue!r} speaks lines, which cannot take inputs",
                 )
@@ -228,8 +229,8 @@ def check(
     cycle = [] if ordered else _cycle(nodes)
     if cycle:
         shown = cycle if len(cycle) <= _SHOWN_OF_CYCLE else [*cycle[:4], "…", *cycle[-3:]]
-        message = f"{_path(cycle[0], 'needs')}: found a cycle, {' -> '.join(shown)}"
-        raise Unprocessable(message, path=_path(cycle[0], "needs"), cycle=cycle[:1000])
+        message = f"{path(cycle[0], 'needs')}: found a cycle, {' -> '.join(shown)}"
+        raise Unprocessable(message, path=path(cycle[0], "needs"), cycle=cycle[:1000])
 
 
 def _check_needs(
@@ -238,12 +239,12 @@ def _check_needs(
     """Every need is a job of this graph, and named once."""
     seen: set[str] = set()
     for place, need in enumerate(needs):
-        path = _path(name, f"needs[{place}]")
+        where = path(name, f"needs[{place}]")
         if need in seen:
-            _refuse(path, need, "every need once")
+            _refuse(where, need, "every need once")
         seen.add(need)
         if need not in nodes and need not in known:
-            _refuse(path, need, "the name of a job of this graph", (*nodes, *known))
+            _refuse(where, need, "the name of a job of this graph", (*nodes, *known))
 
 
 def _cycle(nodes: Mapping[str, Node]) -> list[str]:
@@ -299,13 +300,13 @@ def jobs(
     for name, node in nodes.items():
         body, content_type = _body(name, node)
         if len(body) > max_body:
-            _refuse(_path(name, "body"), f"{len(body)} bytes", f"at most {max_body}")
+            _refuse(path(name, "body"), f"{len(body)} bytes", f"at most {max_body}")
         if protocol(node.queue) == "lines":
             try:
                 body = one_line(body, content_type)
             except ValueError as error:
-                path = _path(name, "body")
-                raise Unprocessable(f"{path}: {error}", path=path) from None
+                where = path(name, "body")
+                raise Unprocessable(f"{where}: {error}", path=where) from None
         made.append(
             make(
                 node.queue,
@@ -326,14 +327,14 @@ def _body(name: str, node: Node) -> tuple[bytes, str]:
     content_type = node.content_type
     if node.body is not UNSET:
         if node.body_base64 is not UNSET:
-            _refuse(_path(name), "body and body_base64", "one of them")
+            _refuse(path(name), "body and body_base64", "one of them")
         body, usual = bytes(node.body), "application/json"
     else:
         body, usual = node.body_base64 or b"", "application/octet-stream"
     if content_type is UNSET:
         return body, usual
     if not (content_type and content_type.isascii() and content_type.isprintable()):
-        _refuse(_path(name, "content_type"), content_type, "a media type")
+        _refuse(path(name, "content_type"), content_type, "a media type")
     return body, content_type
 
 
@@ -362,7 +363,7 @@ def outcome(states: Iterable[State]) -> State:
 # --- complaints
 
 
-def _path(name: str, member: str = "") -> str:
+def path(name: str, member: str = "") -> str:
     """Where something stands in the document."""
     shown = name if len(name) <= MAX_NAME else name[:MAX_NAME] + "…"
     start = f"jobs.{shown}" if _PLAIN_NAME.match(shown) else f"jobs[{_show(shown)}]"
@@ -374,23 +375,23 @@ def _show(value: Any) -> str:  # noqa: ANN401 (whatever JSON can hold)
     return text if len(text) <= 120 else text[:120] + "…"
 
 
-def _refuse(path: str, found: object, wanted: str, near: Iterable[str] = ()) -> NoReturn:
+def _refuse(where: str, found: object, wanted: str, near: Iterable[str] = ()) -> NoReturn:
     guess = ""
     if isinstance(found, str):
         close = get_close_matches(found, [*near][:1000], n=1)
         guess = f" ({_show(close[0])} perhaps)" if close else ""
-    raise Unprocessable(f"{path}: found {_show(found)}, wanted {wanted}{guess}", path=path)
+    raise Unprocessable(f"{where}: found {_show(found)}, wanted {wanted}{guess}", path=where)
 
 
-def _complain(path: str, error: msgspec.MsgspecError, members: Collection[str]) -> NoReturn:
+def _complain(start: str, error: msgspec.MsgspecError, members: Collection[str]) -> NoReturn:
     """Say in our words what msgspec does not like, with the path from the document's top."""
     text, _, place = str(error).partition(" - at `$")
     place = place.rstrip("`")
     unknown = _UNKNOWN.match(text)
     if unknown:
-        where = f"{path}.{unknown[1]}".lstrip(".")
+        where = f"{start}.{unknown[1]}".lstrip(".")
         _refuse(where, unknown[1], f"one of the members {', '.join(members)}", members)
-    where = (path + place).lstrip(".") or "body"
+    where = (start + place).lstrip(".") or "body"
     choice = _CHOICE.match(text)
     if choice:
         _refuse(where, choice[1], '"succeeded" or "finished"')

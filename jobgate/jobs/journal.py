@@ -234,6 +234,10 @@ class Journal(Protocol):
 
         Returns:
             False if that attempt does not run (any more): stale, nothing has changed.
+
+        Raises:
+            Unprocessable: Its graph cannot take the jobs it brings: a name is taken, it would be
+                too large, or one would wait for what waits for it. Nothing has changed.
         """
 
     def finish_waiting(self, id: str, ending: Ending) -> Deferred[bool]:  # noqa: A002
@@ -294,6 +298,21 @@ class Journal(Protocol):
 
     def graph(self, id: str) -> Deferred[Graph | None]:  # noqa: A002
         """A graph with all its jobs."""
+
+    def named(self, graph: str, names: Sequence[str]) -> Deferred[dict[str, str]]:
+        """The ids of a graph's jobs by name, of those that there are."""
+
+    def endings(self, ids: Sequence[str], max_bytes: int) -> Deferred[dict[str, Ending]]:
+        """
+        How jobs have ended, several at once.
+
+        Args:
+            ids: Which.
+            max_bytes: Replies of so many bytes together; what does not fit is left out.
+
+        Returns:
+            By id, what there is to know of those that have ended.
+        """
 
     def kept(self, key: Key) -> Deferred[Kept | None]:
         """What a key stands for."""

@@ -8,7 +8,7 @@ from heapq import nlargest
 from typing import TYPE_CHECKING, Final
 
 from jobgate.errors import BadRequest
-from jobgate.jobs.job import Job, Reply, State, Try
+from jobgate.jobs.job import Ending, Job, Reply, State, Try
 from jobgate.jobs.journal import Graph
 from jobgate.jobs.sqlite.ledger import CALL, GONE, HELD, INPUTS, decode, encode, public
 
@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 
     from jobgate.jobs.sqlite.ledger import Ledger, Row
 
-__all__ = ["ahead", "body", "documents", "get", "graph", "page", "queues", "result", "tries"]
+__all__ = [
+    "ahead",
+    "body",
+    "documents",
+    "endings",
+    "get",
+    "graph",
+    "named",
+    "page",
+    "queues",
+    "result",
+    "tries",
+]
 
 _FAR: Final = 100_000
 """Jobs ahead of one that are counted at most."""
@@ -173,6 +185,50 @@ def graph(ledger: Ledger, id_: str) -> Graph | None:
     )
     jobs = {job.name: job for job in documents(ledger, rows)}
     return Graph(id_, created / 1000, caller, jobs, any(job.gone for job in jobs.values()))
+
+
+def named(ledger: Ledger, graph_: str, names: Sequence[str]) -> dict[str, str]:
+    """The ids of a graph's jobs by name, of those that there are."""
+    found = ledger.ask(
+        "SELECT json_array(node.name, job.id) AS x FROM json_each(?) AS j"
+        " JOIN graph ON graph.id = ? JOIN node ON node.graph = graph.seq AND node.name = j.value"
+        " JOIN job ON job.seq = node.seq WHERE node.name <> ''",
+        (encode(names).decode(), graph_),
+    )
+    return dict(found)
+
+
+def endings(ledger: Ledger, ids: Sequence[str], max_bytes: int) -> dict[str, Ending]:
+    """How jobs have ended, of those that have; without what is over `max_bytes` together."""
+    lengths = ledger.ask(
+        "SELECT json_array(job.seq, ifnull(length(data), 0)) AS x FROM json_each(?) AS j"
+        " JOIN job ON job.id = j.value LEFT JOIN outcome ON outcome.seq = job.seq"
+        " WHERE job.state BETWEEN 4 AND 7 ORDER BY j.key",
+        (encode(ids).decode(),),
+    )
+    chosen = []
+    for seq, length in lengths:
+        if length <= max_bytes:
+            max_bytes -= length
+            chosen.append(seq)
+    # One row of text and bytes for all of them: a hand-over of the interpreter for each costs more.
+    heads, data = ledger.db.execute(
+        "SELECT json_group_array(json_array(id, state, status, content_type, length(data), error)),"
+        " CAST(group_concat(ifnull(data, ''), '') AS BLOB)"
+        " FROM (SELECT job.id, job.state, status, outcome.content_type, data, error"
+        " FROM json_each(?) AS j JOIN job ON job.seq = j.value"
+        " LEFT JOIN outcome ON outcome.seq = job.seq ORDER BY j.key)",
+        (encode(chosen).decode(),),
+    ).fetchone()
+    found = {}
+    at = 0
+    for id_, state, status, content_type, length, error in decode(heads):
+        reply = None
+        if status is not None:
+            reply = Reply(status, content_type, data[at : at + length])
+            at += length
+        found[id_] = Ending(State(state), reply, None if error is None else decode(error))
+    return found
 
 
 def _newest(ledger: Ledger, queue: str, state: State | None, limit: int, before: int) -> list[int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jobgate.errors import QueueFull, Unprocessable
+from jobgate.jobs.graph import MAX_JOBS, MAX_NEEDS, path
 from jobgate.jobs.job import TERMINAL, State
 from jobgate.jobs.journal import Kept, Key, Stored
 from jobgate.jobs.sqlite.ledger import NEEDED, encode
@@ -49,7 +50,7 @@ def put(
     parents = _parents(ledger, jobs)
     number = 0
     if graph:
-        number = _new_graph(ledger, graph, jobs[0].caller)
+        number = _new_graph(ledger, graph, jobs)
     if parents is None:
         for index, job in enumerate(jobs):
             ledger.add(job, claim=index < claim, graph=number, graph_id=graph)
@@ -65,7 +66,8 @@ def grow(ledger: Ledger, row: Row, jobs: Sequence[NewJob]) -> None:
     A job brings further ones for its graph; what needs it then needs these, too.
 
     Raises:
-        Unprocessable: It is in no graph, or a job needs another that there is not.
+        Unprocessable: It is in no graph, a job needs another that there is not or that waits for
+            this one, a name is taken, or the graph would be too large.
     """
     if not row.graph:
         raise Unprocessable(f"job {row.id} is in no graph that could grow")
@@ -73,11 +75,13 @@ def grow(ledger: Ledger, row: Row, jobs: Sequence[NewJob]) -> None:
         there = set(ledger.known([job.id for job in jobs]))
         jobs = [job for job in jobs if job.id not in there]
     parents = _parents(ledger, jobs) or {}
-    numbers = _add_linked(ledger, jobs, parents, 0, row.graph, row.graph_id)
     children = ledger.load(
         "JOIN edge ON edge.child = job.seq WHERE edge.parent = ? AND job.state = ?",
         (row.seq, State.BLOCKED),
     )
+    _check_growth(ledger, row, jobs, parents, len(children))
+    ledger.db.execute("UPDATE graph SET size = size + ? WHERE seq = ?", (len(jobs), row.graph))
+    numbers = _add_linked(ledger, jobs, parents, 0, row.graph, row.graph_id)
     if not children:
         return
     ended = []
@@ -146,10 +150,10 @@ def _parents(ledger: Ledger, jobs: Sequence[NewJob]) -> dict[str, Row] | None:
     return found
 
 
-def _new_graph(ledger: Ledger, graph: str, caller: str) -> int:
+def _new_graph(ledger: Ledger, graph: str, jobs: Sequence[NewJob]) -> int:
     made = ledger.db.execute(
-        "INSERT INTO graph (id, created, caller, live) VALUES (?, ?, ?, 0) RETURNING seq",
-        (graph, ledger.now, caller),
+        "INSERT INTO graph (id, created, caller, size, live) VALUES (?, ?, ?, ?, 0) RETURNING seq",
+        (graph, ledger.now, jobs[0].caller, len(jobs)),
     )
     (number,) = made.fetchone()
     return int(number)
@@ -191,6 +195,41 @@ def _add_linked(
     return list(numbers.values())
 
 
+def _check_growth(
+    ledger: Ledger, row: Row, jobs: Sequence[NewJob], parents: dict[str, Row], children: int
+) -> None:
+    """Raise unless a graph can take these jobs."""
+    ((size,),) = ledger.ask("SELECT json_array(size) AS x FROM graph WHERE seq = ?", (row.graph,))
+    if size + len(jobs) > MAX_JOBS:
+        raise Unprocessable(f"the graph has {size} jobs; {len(jobs)} more are over {MAX_JOBS}")
+    if children * len(jobs) > MAX_NEEDS:
+        raise Unprocessable(
+            f"{children} jobs would come to need {len(jobs)} each: over {MAX_NEEDS}"
+        )
+    taken = ledger.ask(
+        "SELECT json_quote(name) AS x FROM node"
+        " WHERE graph = ? AND name <> '' AND name IN (SELECT value FROM json_each(?)) LIMIT 1",
+        (row.graph, encode([job.name for job in jobs]).decode()),
+    )
+    if taken:
+        where = path(taken[0])
+        raise Unprocessable(f"{where}: the graph has a job of this name already", path=where)
+    # What depends on this job is about to wait for the new ones: they must not wait for that.
+    waiting = [
+        parent.seq
+        for parent in parents.values()
+        if parent is not row and not TERMINAL <= parent.state <= State.DEAD
+    ]
+    if waiting and ledger.ask(
+        "WITH RECURSIVE above (seq) AS (SELECT value FROM json_each(?1) UNION"
+        " SELECT edge.parent FROM edge JOIN above ON edge.child = above.seq"
+        " JOIN job ON job.seq = edge.parent WHERE job.state < 4 OR job.state = 9)"
+        " SELECT seq AS x FROM above WHERE seq = ?2",
+        (encode(waiting).decode(), row.seq),
+    ):
+        raise Unprocessable(f"a cycle: one of them needs what needs {row.name or row.id}")
+
+
 def _meet(ledger: Ledger, ended: list[tuple[int, Row]]) -> None:
     """New jobs need some that have ended already."""
     text = encode([(parent.seq, child) for child, parent in ended]).decode()
@@ -201,7 +240,8 @@ def _meet(ledger: Ledger, ended: list[tuple[int, Row]]) -> None:
     }
     ledger.db.execute(
         "UPDATE edge SET met = 1 FROM json_each(?) AS e"
-        " WHERE parent = json_extract(e.value, '$[0]') AND child = json_extract(e.value, '$[1]')",
+        " WHERE edge.parent = json_extract(e.value, '$[0]')"
+        " AND edge.child = json_extract(e.value, '$[1]')",
         (text,),
     )
     for child, parent in ended:

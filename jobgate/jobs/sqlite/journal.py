@@ -198,6 +198,14 @@ class SqliteJournal:
         """A graph with all its jobs."""
         return self._do(Kind.READ, asking.graph, id)
 
+    def named(self, graph: str, names: Sequence[str]) -> Deferred[dict[str, str]]:
+        """The ids of a graph's jobs by name."""
+        return self._do(Kind.READ, asking.named, graph, names)
+
+    def endings(self, ids: Sequence[str], max_bytes: int) -> Deferred[dict[str, Ending]]:
+        """How jobs have ended."""
+        return self._do(Kind.READ, asking.endings, ids, max_bytes)
+
     def kept(self, key: Key) -> Deferred[Kept | None]:
         """What a key stands for."""
         return self._do(Kind.READ, entering.kept, key)
