@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from twisted.python.failure import Failure
 
-    from jobgate.command import Command, Reply
+    from jobgate.command import Batch, Command, Reply
     from jobgate.gate import Gate
     from jobgate.gate.road import Road
     from jobgate.gate.runner import Runner
@@ -168,6 +168,12 @@ class Instant:
         """
         self.command = command
         return True
+
+    def send_batch(self, batch: Batch) -> bool:
+        """
+        Never called here: commands go one at a time.
+        """
+        raise NotImplementedError
 
     def cancel(self, command: Command) -> None:
         """

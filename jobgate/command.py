@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 
     from jobgate.gate.queues import CommandQueue
 
-__all__ = ["DONE", "RUNNING", "WAITING", "Command", "Input", "Reply", "ReplyStream", "Worker"]
+__all__ = [
+    "DONE",
+    "RUNNING",
+    "WAITING",
+    "Batch",
+    "Command",
+    "Input",
+    "Reply",
+    "ReplyStream",
+    "Worker",
+]
 
 WAITING, RUNNING, DONE = "waiting", "running", "done"
 """The three states of a command: in a queue, at a worker, settled."""
@@ -44,7 +54,7 @@ class Worker(Protocol):
 
     @property
     def room(self) -> int:
-        """How many more commands it can be handed now."""
+        """How many more commands, or batches of them, it can be handed now."""
 
     @property
     def idle(self) -> bool:
@@ -52,6 +62,9 @@ class Worker(Protocol):
 
     def send(self, command: Command) -> bool:
         """Hand over a command; False if the worker turns out to be unfit. Never raises."""
+
+    def send_batch(self, batch: Batch) -> bool:
+        """Hand over commands that are to be run together; as `send`."""
 
     def cancel(self, command: Command) -> None:
         """Nobody wants this command's reply any more: do as the queue's `cancel` says."""
@@ -214,6 +227,8 @@ class Command:
         caller: The name of the token it was sent with, for the audit.
         graph: The graph its job belongs to; empty outside of graphs.
         inputs: What became of the jobs that its job needed.
+        batch: Those it is with at its worker; while it waits, those it must go with alone.
+        excused: Starts that do not use up `attempts`: a death of a batch blames nobody.
     """
 
     # Class attributes are the defaults: most commands never set most of them.
@@ -234,6 +249,8 @@ class Command:
     caller: str = ""
     graph: str = ""
     inputs: tuple[Input, ...] = ()
+    batch: Batch | None = None
+    excused: int = 0
     forget: Callable[[Command], None] | None = None
 
     def __init__(
@@ -261,3 +278,43 @@ class Command:
 
     def __repr__(self) -> str:
         return f"<Command {self.queue} {self.id} {self.state} attempt={self.attempt}>"
+
+
+class Batch:
+    """
+    Commands that are with a worker together.
+
+    Args:
+        members: In the order in which they are written.
+        suspect: One of them may have killed a worker: they run again with nobody else.
+
+    Attributes:
+        members: As given; those that have been answered stay in it.
+        left: How many of them the worker has not answered yet.
+        suspect: As given.
+    """
+
+    __slots__ = ("_halves", "left", "members", "suspect")
+
+    def __init__(self, members: list[Command], *, suspect: bool = False) -> None:
+        self.members = members
+        self.suspect = suspect
+        self.left = len(members)
+        self._halves: tuple[Batch, Batch] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Batch {self.left}/{len(self.members)}{' suspect' * self.suspect}>"
+
+    def half_of(self, command: Command) -> Batch:
+        """
+        With whom a member is to run again, now that they have lost their worker.
+
+        All who were not answered are parted in the middle when the first of them asks, before
+        anything else becomes of any.
+        """
+        if self._halves is None:
+            left = [member for member in self.members if member.state is RUNNING]
+            middle = (len(left) + 1) // 2
+            self._halves = Batch(left[:middle], suspect=True), Batch(left[middle:], suspect=True)
+        first, second = self._halves
+        return first if command in first.members else second

@@ -39,10 +39,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "AUTO",
+    "FULL",
+    "BatchConfig",
     "Bytes",
     "CallbackSettings",
     "GateConfig",
     "GateSettings",
+    "Linger",
     "QueueConfig",
     "Rate",
     "Scale",
@@ -166,6 +170,40 @@ class Secret(str):
         raise ValueError(cls.wanted)
 
 
+class Linger(Seconds):
+    """How long the oldest of a batch waits for company: a duration, `full` or `auto`."""
+
+    __slots__ = ()
+    wanted = 'a number of seconds, a text such as "5ms", "full" or "auto"'
+
+    @classmethod
+    def read(cls, value: object) -> Linger:
+        """
+        Raises:
+            ValueError: It is neither a duration nor one of the two words.
+        """
+        if value == "full":
+            return FULL
+        if value == "auto":
+            return AUTO
+        return cls(super().read(value))
+
+    @property
+    def word(self) -> str:
+        """What it is written as, if it is no duration."""
+        return "full" if self == FULL else "auto" if self == AUTO else ""
+
+
+FULL = Linger("inf")
+"""Only full batches go, or when a deadline forces it."""
+AUTO = Linger(-1)
+"""The gate decides, from what it measures."""
+_TARGET = 0.05
+"""Seconds that `auto` keeps to if nothing else is said."""
+_MOST_TOGETHER = 4096
+_AUTO_SIZE = 256
+"""Members that a batch may have under `auto` if nothing else is said."""
+
 _S = TypeVar("_S", bound=msgspec.Struct)
 _Count = Annotated[int, Meta(ge=0)]
 _Positive = Annotated[int, Meta(ge=1)]
@@ -189,6 +227,24 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     down_after: Seconds = Seconds(60)
 
 
+class BatchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    How commands are put together; one at a time while `size` is 1.
+    """
+
+    size: Annotated[int, Meta(ge=1, le=_MOST_TOGETHER)] = 1
+    linger: Linger = Linger(0)
+    target: Seconds | None = None
+    max_bytes: Bytes = Bytes(8 * 1024**2)
+
+    @property
+    def target_seconds(self) -> float:
+        """What waiting and running are to stay under, with `auto`; 0 without."""
+        if self.linger != AUTO:
+            return 0.0
+        return _TARGET if self.target is None else float(self.target)
+
+
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
     How the workers of one queue are started and spoken to.
@@ -201,6 +257,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     cwd: str = "."
     protocol: Literal["frames", "lines"] = "frames"
     in_flight: Annotated[int, Meta(ge=1, le=256)] = 1
+    batch: BatchConfig = BatchConfig()
     timeout: Seconds = Seconds(60)
     soft_timeout: Seconds = Seconds(0)
     boot_timeout: Seconds = Seconds(30)
@@ -244,10 +301,9 @@ class QueueConfig(WorkerConfig, frozen=True, kw_only=True, forbid_unknown_fields
         return Scale(min=self.workers, max=self.workers)
 
     def worker(self) -> WorkerConfig:
-        """The part of it that its workers are started with."""
-        return WorkerConfig(
-            **{name: getattr(self, name) for name in WorkerConfig.__struct_fields__}
-        )
+        """The part of it that its workers are started with; how long batches wait is none of it."""
+        fields = {name: getattr(self, name) for name in WorkerConfig.__struct_fields__}
+        return WorkerConfig(**{**fields, "batch": BatchConfig(size=self.batch.size)})
 
 
 class GateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -459,6 +515,9 @@ class _Reader:
             known = [field for field in QueueConfig.__struct_fields__ if field != "name"]
             self.unknown("name", known, where)
         queue = self.struct(where, QueueConfig, table)
+        if queue.batch.linger == AUTO and queue.batch.size == 1:
+            batch = msgspec.structs.replace(queue.batch, size=_AUTO_SIZE)
+            queue = msgspec.structs.replace(queue, batch=batch)
         if isinstance(queue.command, str):
             try:
                 command = tuple(shlex.split(queue.command))
@@ -484,6 +543,10 @@ class _Reader:
             self.wrong(f"{where}.shards", queue.shards, f"at most {most}")
         if queue.command and not scale.min and not queue.size:
             self.wrong(f"{where}.size", 0, "at least 1 with workers.min = 0: the first must wait")
+        batch = queue.batch
+        if batch.target is not None and (batch.linger != AUTO or not batch.target):
+            wanted = "a time over 0" if batch.linger == AUTO else 'linger = "auto" with it'
+            self.wrong(f"{where}.batch.target", batch.target, wanted)
         if queue.protocol == "lines":
             if queue.in_flight > 1:
                 self.wrong(f"{where}.in_flight", queue.in_flight, '1 with protocol = "lines"')
@@ -596,7 +659,10 @@ def _show(value: object) -> str:
             else "{}"
         )
     if isinstance(value, msgspec.Struct):
-        return _show(msgspec.structs.asdict(value))
+        fields = ((name, getattr(value, name)) for name in value.__struct_fields__)
+        return _show({name: field for name, field in fields if field is not None})
+    if isinstance(value, Linger) and value.word:
+        return _show(value.word)
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else str(float(value))
     return str(value)

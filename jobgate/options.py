@@ -32,6 +32,8 @@ _QUEUE_KEYS = {
     "workers": "workers",
     "protocol": "protocol",
     "queue-size": "size",
+    "batch-size": "batch",
+    "batch-linger": "batch",
     "timeout": "timeout",
 }
 """Options that are keys of a queue."""
@@ -53,6 +55,8 @@ class Options(usage.Options):
         ["workers", None, None, "How many workers each queue has: a number, or MIN-MAX."],
         ["protocol", None, None, "How workers are spoken to: frames or lines."],
         ["queue-size", None, None, "How many calls may wait in a queue."],
+        ["batch-size", None, None, "How many commands a worker gets at a time, at most."],
+        ["batch-linger", None, None, 'How long they wait for company: "5ms", full or auto.'],
         ["timeout", None, None, 'How long a command may run: seconds, or "500ms", "2m".'],
         ["port", "p", None, "The port on 127.0.0.1; 0 picks a free one. Replaces listen."],
     ]
@@ -157,9 +161,10 @@ def _merge(options: Any, tables: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN
             )
             raise ConfigError(message)
         for name in [named] if named else list(queues):
-            new, old = _value(option, value), queues[name].get(key)
+            new = _value(option, value)
+            old = queues[name].get(key)
             if isinstance(new, dict) and isinstance(old, dict):
-                # Bounds from the command line leave the delays of the file alone.
+                # What the command line does not say of a table is left as the file has it.
                 new = {**old, **new}
             queues[name][key] = new
     return {**tables, "gate": gate, "queues": queues}
@@ -169,14 +174,20 @@ def _value(option: str, text: str) -> Any:  # noqa: ANN401 (what TOML could have
     low, dash, high = text.partition("-")
     if option == "workers" and low and dash:
         return {"min": _number("--workers", low), "max": _number("--workers", high)}
+    if option == "batch-size":
+        return {"size": _number("--batch-size", text)}
     if option in ("workers", "queue-size"):
         return _number(f"--{option}", text)
-    if option == "timeout":
-        try:
-            return float(text)
-        except ValueError:
-            return text
-    return text
+    if option == "batch-linger":
+        return {"linger": _seconds(text)}
+    return _seconds(text) if option == "timeout" else text
+
+
+def _seconds(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _number(option: str, text: str) -> int:

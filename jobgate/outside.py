@@ -189,8 +189,8 @@ class _Wire(_Link):
         refusal: What the gate said instead of WELCOME.
     """
 
-    def __init__(self, carrier: _Plain | _Secret) -> None:
-        super().__init__(carrier.sock.fileno(), carrier.sock.fileno())
+    def __init__(self, carrier: _Plain | _Secret, *, batching: bool) -> None:
+        super().__init__(carrier.sock.fileno(), carrier.sock.fileno(), batching=batching)
         self.carrier = carrier
         self.leaving = False
         self.refusal = b""
@@ -232,6 +232,15 @@ class _Wire(_Link):
             command = super().take()
         return command
 
+    def take_batch(self) -> list[Command]:
+        """Wait for all of the next batch; likewise."""
+        batch = super().take_batch()
+        while batch and self.leaving:
+            for command in batch:
+                self.send(_DECLINE, command._number)  # noqa: SLF001 - family
+            batch = super().take_batch()
+        return batch
+
     def send(self, kind: int, number: int, meta: bytes = b"", body: Any = b"") -> None:  # noqa: ANN401
         """
         Write one frame, to its last byte, from any thread.
@@ -243,9 +252,14 @@ class _Wire(_Link):
         length = 12 + len(meta) + len(body)
         if length > self._limit:
             self._check_length(length)
+        self._write(_pack(length, 1, kind, 0, number, len(meta)) + meta, body)
+
+    def _write(self, data: bytes, body: Any = b"") -> None:  # noqa: ANN401
+        if not data:
+            return
         try:
             with self.writing:
-                self.carrier.write(_pack(length, 1, kind, 0, number, len(meta)) + meta, body)
+                self.carrier.write(data, body)
         except OSError:
             raise _Gone("the connection was lost") from None
 
@@ -304,6 +318,7 @@ class Outside:
         certfile: The worker's own certificate, for `tls://`.
         keyfile: Its key, if that is not in `certfile`.
         cafile: The certificates that the gate's must be signed by; the system's if not given.
+        batch: The handler takes many commands at a time.
 
     Raises:
         ValueError: `connect` is none of the known forms.
@@ -318,6 +333,8 @@ class Outside:
         certfile: str,
         keyfile: str,
         cafile: str,
+        *,
+        batch: bool = False,
     ) -> None:
         from jobgate.worker import _dumps
 
@@ -337,6 +354,7 @@ class Outside:
         facts = {"protocol": 1, "ordered": True, "queue": queue, "name": name, "token": token}
         self._hello = _dumps({key: value for key, value in facts.items() if value != ""})
         self._queue = queue
+        self._batch = batch
         self._wire: _Wire | None = None
         self._leaving = False
         self._pause = _thread.allocate_lock()
@@ -404,7 +422,7 @@ class Outside:
             sock.settimeout(_WITHIN)
             carrier = _Secret(sock, self._context, self._host) if self._context else _Plain(sock)
             sock.settimeout(None)
-            wire = _Wire(carrier)
+            wire = _Wire(carrier, batching=self._batch)
             wire.register(self._hello)
         except BaseException:
             sock.close()

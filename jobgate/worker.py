@@ -27,14 +27,15 @@ from time import monotonic, sleep
 
 TYPE_CHECKING = False  # importing typing takes longer than all the rest of this module
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
 __all__ = ["Command", "Decline", "Fail", "Input", "Reply", "serve"]
 
-# Frame types, contract 5.1. BATCH asks nothing of us: its members are answered one by one.
+# Frame types, contract 5.1. A handler that takes one command is asked for them one by one,
+# whatever BATCH says.
 _HELLO, _WELCOME, _COMMAND, _REPLY, _FAIL, _CHUNK, _PROGRESS = 1, 2, 3, 4, 5, 6, 7
-_CANCEL, _DECLINE, _PING, _PONG, _DRAIN = 8, 9, 10, 11, 12
+_CANCEL, _DECLINE, _PING, _PONG, _DRAIN, _BATCH = 8, 9, 10, 11, 12, 13
 
 _HEADER = Struct(">IBBHII")  # length of what follows it, version, type, flags, id, meta length
 _pack, _unpack = _HEADER.pack, _HEADER.unpack_from
@@ -42,6 +43,7 @@ _HEADER_SIZE = 16
 _MAX_FRAME = 64 * 1024 * 1024  # the largest length that a header may give
 # glibc maps and unmaps an allocation of 128 KiB or more each time, which costs more than the read.
 _READ = 64 * 1024
+_GATHER = 256 * 1024  # bytes of a batch's replies that are written at once
 _READ_AHEAD = 64 * 1024 * 1024  # bytes of waiting bodies beyond which the helper stops reading
 _TICK = 0.02  # seconds that a handler runs before the helper reads in its place
 _QUIET = 50  # ticks without work after which the helper sleeps until there is some
@@ -246,7 +248,8 @@ class Command:
         if note is not None:
             facts["note"] = _line(note)
         meta = _dumps(facts)
-        if self._link.current is self:  # a thread that outlives its command has nobody to tell
+        # A thread that outlives its command has nobody to tell.
+        if self._link.current is self or self in self._link.batch:
             self._link.tell(_PROGRESS, self._number, meta)
 
 
@@ -259,13 +262,17 @@ class _Link:
     PIPE_BUF bytes are whole by themselves, so that most replies need no lock.
     """
 
-    def __init__(self, source: int, sink: int) -> None:
+    def __init__(self, source: int, sink: int, *, batching: bool = False) -> None:
         self.source = source
         self.sink = sink
         self.reading = _thread.allocate_lock()
         self.writing = _thread.allocate_lock()
         self.current: Command | None = None  # the one that is run; None: waiting for work
+        self.batch: list[Command] = []  # all that are run together with it, if they are
         self.inbox: list[Command] = []  # what waits, oldest first
+        self.batching = batching  # whether the handler takes batches
+        self._taken = 0  # how many have left the inbox; counted for batches only
+        self._batches: list[tuple[int, int]] = []  # how many came before a batch, and its size
         self.draining = False  # leave once the inbox is empty
         self.ended = False  # nothing more can be read
         self.trouble = ""  # what the gate sent that is no frame
@@ -292,6 +299,30 @@ class _Link:
                     self._read()
             self.current = command = self.inbox.pop(0)
         return command
+
+    def take_batch(self) -> list[Command]:
+        """Wait for all of the next batch; what came without one is a batch of its own."""
+        with self.reading:
+            self.batch = []
+            self.current = None
+            while len(self.inbox) < (size := self._next_size()):
+                if self.ended or (self.draining and not self.inbox):
+                    self.ended = True
+                    return []
+                self._read()
+            if self._batches and self._batches[0][0] == self._taken:
+                self._batches.pop(0)
+            batch, self.inbox = self.inbox[:size], self.inbox[size:]
+            self._taken += size
+            self.batch = batch
+            self.current = batch[0]
+        return batch
+
+    def _next_size(self) -> int:
+        """Return how many commands the next batch has, as far as is known."""
+        if self._batches and self._batches[0][0] == self._taken:
+            return self._batches[0][1]
+        return 1
 
     def glance(self) -> None:
         """Take in what the pipe holds, unless another thread is at it or has just been."""
@@ -335,7 +366,7 @@ class _Link:
         self._read()
         return True
 
-    # What carries the bytes: these three, and `send`, are another's over a socket.
+    # What carries the bytes: these three, `send` and `_write` are another's over a socket.
 
     def _readable(self) -> bool:
         """Whether reading would not wait."""
@@ -418,13 +449,17 @@ class _Link:
     def _control(self, kind: int, number: int, meta: bytes) -> None:
         """Do what a frame other than COMMAND asks; unknown types are for later versions."""
         if kind == _CANCEL:
-            for command in (self.current, *self.inbox):
+            for command in (self.current, *self.batch, *self.inbox):
                 if command and command._number == number:  # noqa: SLF001 - family
                     command._cancelled = True  # noqa: SLF001
         elif kind == _PING:
             self.tell(_PONG, number)
         elif kind == _DRAIN:
             self.draining = True
+        elif kind == _BATCH and self.batching:
+            count = int(_loads(meta).get("count") or 0) if meta else 0
+            if count > 0:
+                self._batches.append((self._taken + len(self.inbox), count))
         elif kind == _WELCOME:
             self._welcome = meta
 
@@ -457,6 +492,40 @@ class _Link:
         except ConnectionError:
             raise SystemExit(0) from None
 
+    def send_all(self, frames: list[tuple[int, int, bytes, Any]]) -> None:
+        """
+        Write many frames, as `send` takes them, with few writes. All are in the pipe at the end.
+
+        Raises:
+            SystemExit: The gate is gone.
+        """
+        gathered: list[bytes] = []
+        size = 0
+        for kind, number, meta, body in frames:
+            length = 12 + len(meta) + len(body)
+            if size + length > _GATHER or length > self._limit:
+                self._write(b"".join(gathered))
+                gathered, size = [], 0
+            if length > self._limit:
+                try:
+                    self.send(kind, number, meta, body)
+                except Fail as fail:
+                    self.send(_FAIL, number, _describe(fail))
+                continue
+            gathered += (_pack(length, 1, kind, 0, number, len(meta)), meta, body)
+            size += length
+        self._write(b"".join(gathered))
+
+    def _write(self, data: bytes) -> None:
+        """Write whole frames, to the last byte."""
+        try:
+            with self.writing:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[os.write(self.sink, rest) :]
+        except ConnectionError:
+            raise SystemExit(0) from None
+
     def _check_length(self, length: int) -> None:
         """Refuse a frame that the gate would not take; its limit is read when first needed."""
         if self._limit == PIPE_BUF:
@@ -478,8 +547,9 @@ class _Link:
 
 
 def serve(
-    handler: Callable[[Command], object],
+    handler: Callable[[Any], object],
     *,
+    batch: bool = False,
     connect: str = "",
     queue: str = "default",
     token: str = "",
@@ -503,6 +573,8 @@ def serve(
         handler: Called with one `Command` at a time. What it returns is the reply: bytes, str,
             a `Reply`, or anything JSON; an iterator is streamed, item by item. What it raises
             fails the command; `Fail` and `Decline` say more.
+        batch: The handler is called with a list of commands instead, and returns a list of as
+            many replies, in the same order. One that is an exception fails its command alone.
         connect: Where the gate's `worker_listen` is: `tcp://HOST:PORT`, `tls://HOST:PORT` or
             `unix:///PATH`.
         queue: The queue to work for.
@@ -527,7 +599,8 @@ def serve(
 
         token = token or os.environ.get("JOBGATE_TOKEN", "")
         name = name or _own_name()
-        Outside(connect, queue, token, name, certfile, keyfile, cafile).serve(handler)
+        files = certfile, keyfile, cafile
+        Outside(connect, queue, token, name, *files, batch=batch).serve(handler)
         return
     if os.isatty(0):
         sys.stderr.write(
@@ -535,7 +608,7 @@ def serve(
             f"twistd -n jobgate --worker 'python {sys.argv[0] or 'x.py'}'\n",
         )
         raise SystemExit(2)
-    link = _Link(*_move_stdio())
+    link = _Link(*_move_stdio(), batching=batch)
     os.register_at_fork(after_in_child=link.disown)
     stacks = b', "stacks": true' if _tell_stacks() else b""
     link.send(_HELLO, 0, b'{"protocol": 1, "ordered": true%b}' % stacks)
@@ -544,15 +617,17 @@ def serve(
         sys.exit(f"jobgate.worker: {link.trouble}")
 
 
-def _work(link: _Link, handler: Callable[[Command], object]) -> None:
+def _work(link: _Link, handler: Callable[[Any], object]) -> None:
     """Run commands until there will be no more."""
-    command = link.take()
-    if command:
+    take: Any = link.take_batch if link.batching else link.take
+    answer: Any = _answer_batch if link.batching else _answer
+    work = take()
+    if work:
         # Not threading.Thread: importing that takes longer than many a first command.
         _thread.start_new_thread(link.read_ahead, ())
-    while command:
-        _answer(link, handler, command)
-        command = link.take()
+    while work:
+        answer(link, handler, work)
+        work = take()
 
 
 def _own_name() -> str:
@@ -615,6 +690,72 @@ def _answer(link: _Link, handler: Callable[[Command], object], command: Command)
 
         print_exc()  # to stderr, which the gate logs under the worker's name
         link.send(_FAIL, number, _describe(Fail(_line(error))))
+
+
+def _answer_batch(
+    link: _Link, handler: Callable[[list[Command]], object], batch: list[Command]
+) -> None:
+    """Run the handler and send what each of the commands is owed."""
+    wanted = [command for command in batch if not command._cancelled]  # noqa: SLF001 - family
+    values = _values(handler, wanted) if wanted else []
+    frames = [
+        (_FAIL, command._number, _describe(Fail("cancelled")), b"")  # noqa: SLF001
+        for command in batch
+        if command not in wanted
+    ]
+    frames += map(_word, [link] * len(wanted), wanted, values)
+    link.send_all(frames)
+
+
+def _values(
+    handler: Callable[[list[Command]], object], commands: list[Command]
+) -> Iterable[object]:
+    """Return what the handler says about each command; what it raises is said about all."""
+    try:
+        for command in commands:
+            if b'"inputs"' in command._meta:  # noqa: SLF001 - family
+                command._parse()  # noqa: SLF001
+        # The handler may keep or change its list.
+        values: Any = handler(list(commands))
+        if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__iter__"):
+            title = "the worker's handler returned no list of replies"
+            raise Fail(title, _line(type(values)), retry=False)  # noqa: TRY301
+        values = list(values)
+        if len(values) != len(commands):
+            title = (
+                f"the worker's handler returned {len(values)} replies to {len(commands)} commands"
+            )
+            raise Fail(title, retry=False)  # noqa: TRY301
+    except (Decline, Fail) as error:
+        return [error] * len(commands)
+    except Exception as error:  # noqa: BLE001 - the commands' failure is not their worker's
+        from traceback import print_exc
+
+        print_exc()  # to stderr, which the gate logs under the worker's name
+        return [error] * len(commands)
+    return values  # type: ignore[no-any-return]
+
+
+def _word(link: _Link, command: Command, value: object) -> tuple[int, int, bytes, Any]:
+    """Return the frame that is the last word on one command of a batch."""
+    number = command._number  # noqa: SLF001 - family
+    try:
+        if isinstance(value, Exception) and not isinstance(value, (Fail, Decline)):
+            return _FAIL, number, _describe(Fail(_line(value))), b""
+        if hasattr(type(value), "__next__"):
+            meta, body = _stream(link, command, value)
+        else:
+            meta, body = _encode(value, _JSON)
+    except Decline:
+        return _DECLINE, number, b"", b""
+    except Fail as fail:
+        return _FAIL, number, _describe(fail), b""
+    except Exception as error:  # noqa: BLE001 - an iterator's: as in _answer
+        from traceback import print_exc
+
+        print_exc()
+        return _FAIL, number, _describe(Fail(_line(error))), b""
+    return _REPLY, number, meta, body
 
 
 def _stream(link: _Link, command: Command, items: Any) -> tuple[bytes, Any]:  # noqa: ANN401

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IReactorTime
 
-    from jobgate.command import Worker
+    from jobgate.command import Batch, Worker
 
-__all__ = ["AGEING", "PRIORITIES", "CommandQueue"]
+__all__ = ["AGEING", "ANYONE", "PRIORITIES", "CommandQueue"]
 
 PRIORITIES = 8
 """Urgency 0 (first) to 7 (last), RFC 9218 section 4.1."""
@@ -97,6 +97,12 @@ class _Pending:
         """When the first of those that came first at their levels was accepted."""
         return min((next(iter(line)).accepted for line in self._used), default=None)
 
+    @property
+    def first(self) -> Command:
+        """The one that is to be taken next, if there is any."""
+        line = self._used[0] if len(self._used) == 1 else self._most_urgent()
+        return next(iter(line))
+
     def ahead_of(self, priority: int) -> int:
         return sum(len(line) for line in self._lines[: priority + 1])
 
@@ -124,8 +130,10 @@ class CommandQueue(DeferredQueue[Command]):
     Attributes:
         size: How many may wait.
         paused: Whether an operator has stopped it; set it with `pause` and `resume`.
+        rivals: How many others must wait with a Runner for it to say that its worker is idle.
     """
 
+    rivals = 1
     pending: _Pending  # type: ignore[assignment]
     waiting: OrderedDict[Getter, Worker]  # type: ignore[assignment]
 
@@ -193,11 +201,11 @@ class CommandQueue(DeferredQueue[Command]):
 
     def get(self) -> Deferred[Command]:
         """The next command, once there is one; cancelling takes the wait back in O(1)."""
-        command = self.take(_ANYONE)
+        command = self.take(ANYONE)
         if command is not None:
             return succeed(command)
         got: Deferred[Command] = Deferred(self._cancelGet)
-        self.waiting[got.callback] = _ANYONE
+        self.waiting[got.callback] = ANYONE
         return got
 
     def wait(self, getter: Getter, worker: Worker) -> None:
@@ -224,6 +232,9 @@ class CommandQueue(DeferredQueue[Command]):
     def discard(self, command: Command) -> bool:
         """Take out a command that waits; False if it does not wait here."""
         return self.pending.discard(command)
+
+    def close(self) -> None:
+        """It is used no more."""
 
     def pause(self) -> None:
         """Let nothing leave until `resume`."""
@@ -254,6 +265,10 @@ class _Anyone:
         """Never called: a bare `get` hands the command to its caller."""
         raise NotImplementedError
 
+    def send_batch(self, batch: Batch) -> bool:
+        """Never called, likewise."""
+        raise NotImplementedError
+
     def cancel(self, command: Command) -> None:
         """Never called, likewise."""
 
@@ -261,4 +276,4 @@ class _Anyone:
         """Never called, likewise."""
 
 
-_ANYONE = _Anyone()
+ANYONE = _Anyone()

@@ -17,6 +17,8 @@ from twisted.python.failure import Failure
 from jobgate import errors
 from jobgate.command import DONE, RUNNING, WAITING, Command
 from jobgate.gate.admission import expected_wait, retry_after
+from jobgate.gate.batch_queue import BatchQueue
+from jobgate.gate.batching import Batching
 from jobgate.gate.deadlines import Deadlines
 from jobgate.gate.poison import Poison
 from jobgate.gate.queues import CommandQueue
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IReactorTime
 
-    from jobgate.command import Reply, Worker
+    from jobgate.command import Batch, Reply, Worker
     from jobgate.config import QueueConfig
     from jobgate.errors import JobgateError
     from jobgate.gate.audit import Audit
@@ -81,12 +83,14 @@ class Road:
         pool: Who keeps its workers.
         draining: The gate is about to go; nothing new comes in.
         audit: As given; a reload may bring another.
+        batching: When batches go, if there are any.
         running_add: Says that a command has been handed to a worker.
     """
 
     def __init__(self, config: QueueConfig, clock: IReactorTime, audit: Audit | None) -> None:
         self.config = config
         self.stats = QueueStats()
+        self.batching: Batching | None = None
         self.poison = Poison()
         self.pool: Pool | None = None
         self.draining = False
@@ -130,7 +134,7 @@ class Road:
     @property
     def plain(self) -> bool:
         """Whether a command for which a worker waits needs no closer look."""
-        return not (self.draining or self._lines or self.poison)
+        return not (self.draining or self._lines or self.poison or self.batching)
 
     @property
     def expected_wait(self) -> float:
@@ -208,7 +212,7 @@ class Road:
             raise errors.PoisonCommand(
                 "a command with this body has killed workers within the last hour", executed="no"
             )
-        if shard.waiting and not shard.paused:
+        if shard.free_now:
             return
         if self.pool is not None and self.pool.crash_loop:
             raise errors.NoWorker(
@@ -266,8 +270,11 @@ class Road:
     def succeeded(self, command: Command, reply: Reply, now: float) -> None:
         """Its worker has answered."""
         self._deadlines.remove(command)
-        stats, began = self.stats, command.began
-        stats.measure(began - command.accepted, now - began)
+        stats, began, batch = self.stats, command.began, command.batch
+        if batch is None:
+            stats.measure(began - command.accepted, now - began)
+        else:
+            self._member_answered(command, batch, now)
         if command.state is DONE:
             return
         stats.succeeded += 1
@@ -282,7 +289,10 @@ class Road:
     def failed(self, command: Command, error: JobgateError, now: float) -> None:
         """Its worker has said FAIL."""
         self._deadlines.remove(command)
-        self.stats.measure(command.began - command.accepted, now - command.began)
+        if command.batch is None:
+            self.stats.measure(command.began - command.accepted, now - command.began)
+        else:
+            self._member_answered(command, command.batch, now)
         if command.state is not DONE:
             self._fail(command, error, now)
 
@@ -324,7 +334,7 @@ class Road:
         if command.state is DONE:
             command.worker = None
             return
-        config, now = self.config, self._seconds()
+        config, now, batch = self.config, self._seconds(), command.batch
         about: dict[str, Any] = {"attempt": command.attempt}
         if not begun:
             command.attempt -= 1
@@ -334,11 +344,20 @@ class Road:
         if loss.kind == "protocol":
             self._fail(command, errors.WorkerProtocolError(loss.cause, **about), now)
             return
-        if loss.kind in ("died", "memory") and alone:
-            command.deaths += 1
-        about |= {"exit_status": loss.exit_status, "signal": loss.signal}
+        if loss.kind == "timeout" and batch is not None and self._ran_too_long(command, now):
+            self._fail(command, errors.WorkerTimeout(loss.cause, **about), now)
+            return
         again = config.retry == "safe" and command.stream is None
-        if again and command.attempt < config.attempts and now < command.deadline:
+        if loss.kind in ("died", "memory"):
+            if batch is not None and len(batch.members) > 1:
+                command.excused += 1
+            elif alone:
+                command.deaths += 1
+            if batch is not None and again:
+                command.batch = batch.half_of(command)
+        about |= {"exit_status": loss.exit_status, "signal": loss.signal}
+        starts = command.attempt - command.excused
+        if again and starts < config.attempts and now < command.deadline:
             self.stats.retried += 1
             self._wait_again(command)
         elif again and command.deaths >= config.attempts:
@@ -407,19 +426,23 @@ class Road:
         before, self.config = self.config, config
         self._lines = config.protocol == "lines"
         self.poison.clear()
-        if config.shards == before.shards:
+        if config.shards == before.shards and config.batch == before.batch:
             for shard in self.shards:
                 shard.size = config.size
             return
         waiting, paused = list(self._all_waiting()), self.paused
         for command in waiting:
             command.shard.discard(command)
+        for shard in self.shards:
+            shard.close()
         self.shards = self._new_shards(config)
         if paused:
             self.pause()
         for command in (*waiting, *self._running):
             command.shard = self._shard_for((command.headers or {}).get("jobgate-key", ""))
         for command in reversed(waiting):
+            if self.batching is None:
+                command.batch = None
             command.shard.put_back(command)
         for runner in self._runners:
             runner.move(self.shards[runner.post % config.shards])
@@ -442,11 +465,16 @@ class Road:
     def close(self) -> None:
         """Stop the clock: nothing is left."""
         self._deadlines.stop()
+        for shard in self.shards:
+            shard.close()
 
     # --- inside
 
     def _new_shards(self, config: QueueConfig) -> list[CommandQueue]:
-        return [CommandQueue(config.size, self._clock) for _ in range(config.shards)]
+        self.batching = batching = Batching(config.batch) if config.batch.size > 1 else None
+        if batching is None:
+            return [CommandQueue(config.size, self._clock) for _ in range(config.shards)]
+        return [BatchQueue(config.size, self._clock, batching) for _ in range(config.shards)]
 
     def _withdraw_all(self) -> Iterator[Command]:
         """Take out everything that waits, one by one: what is done with one may settle others."""
@@ -475,6 +503,8 @@ class Road:
         self._deadlines.remove(command)
         command.state = WAITING
         command.worker = None
+        if command.batch is not None and (not command.batch.suspect or self.batching is None):
+            command.batch = None
         command.began = 0.0
         if self.config.queue_timeout:
             command.queue_deadline = now + self.config.queue_timeout
@@ -483,6 +513,20 @@ class Road:
             self._deadlines.add(command, now)
         command.shard.put_back(command)
         self.pool_changed()
+
+    def _ran_too_long(self, command: Command, now: float) -> bool:
+        """Whether it is over the queue's `timeout` itself."""
+        timeout = self.config.timeout
+        return bool(timeout) and 0.0 < command.began <= now - timeout
+
+    def _member_answered(self, command: Command, batch: Batch, now: float) -> None:
+        """Measure one of a batch; with the last of them the batch."""
+        began, together = command.began, len(batch.members)
+        self.stats.measure(began - command.accepted, now - began, together)
+        if not batch.left:
+            self.stats.measure_batch(together)
+            if self.batching is not None:
+                self.batching.measured(together, now - began)
 
     def _expired(self, command: Command, now: float) -> None:
         """Something about it is due."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 
 from jobgate.command import RUNNING
+from jobgate.gate.batch_queue import BatchQueue
 
 if TYPE_CHECKING:
     from jobgate.command import Command, Reply, Worker
@@ -40,10 +41,10 @@ class Runner:
     _log = Logger()
 
     def __init__(self, queue: CommandQueue, worker: Worker, road: Road, post: int) -> None:
-        self.queue = queue
         self.worker = worker
         self.post = post
         self._road = road
+        self._go_to(queue)
         self._get = self._got
         self._started = road.running_add
         self._waiting = False
@@ -61,7 +62,7 @@ class Runner:
         """Take from another queue from now on."""
         self.queue.leave(self._get)
         self._waiting = False
-        self.queue = queue
+        self._go_to(queue)
         self._fill()
 
     def stop(self) -> None:
@@ -83,13 +84,13 @@ class Runner:
         """It ended well."""
         if not self._waiting:
             self._fill()
-        elif len(self.queue.waiting) > 1 and self.worker.idle:
+        elif len(self.queue.waiting) > self._rivals and self.worker.idle:
             self.queue.prefer(self._get)
         self._road.succeeded(command, reply, now)
 
     def failed(self, command: Command, error: JobgateError, now: float) -> None:
         """The worker said FAIL."""
-        self._fill()
+        self._more()
         self._road.failed(command, error, now)
 
     def streaming(self, command: Command, reply: Reply) -> None:
@@ -99,7 +100,7 @@ class Runner:
     def declined(self, command: Command) -> None:
         """The worker will not have it: another gets it, first of all."""
         self._road.declined(command, self.worker)
-        self._fill()
+        self._more()
 
     def unfit(self, command: Command, error: JobgateError) -> None:
         """The worker cannot be given it."""
@@ -107,7 +108,7 @@ class Runner:
 
     def rested(self) -> None:
         """The worker has room again."""
-        self._fill()
+        self._more()
 
     def stray(self) -> None:
         """A reply to nothing in flight was dropped."""
@@ -118,6 +119,18 @@ class Runner:
         self._road.lost(command, loss, begun=begun, alone=alone)
 
     # --- inside
+
+    def _go_to(self, queue: CommandQueue) -> None:
+        self.queue = queue
+        self._rivals = queue.rivals
+        self._run = self._run_batch if isinstance(queue, BatchQueue) else self._run_one
+
+    def _more(self) -> None:
+        """The worker has less in hand."""
+        if not self._waiting:
+            self._fill()
+        elif len(self.queue.waiting) > self._rivals and self.worker.idle:
+            self.queue.prefer(self._get)
 
     def _fill(self) -> None:
         queue, worker = self.queue, self.worker
@@ -134,7 +147,7 @@ class Runner:
         if self._run(command):
             self._fill()
 
-    def _run(self, command: Command) -> bool:
+    def _run_one(self, command: Command) -> bool:
         """Hand a command over; whatever happens, it is not lost."""
         worker = self.worker
         command.state = RUNNING
@@ -149,4 +162,26 @@ class Runner:
             worker.overran("the gate failed to write to it")
         if command.worker is worker:
             self._road.not_started(command)
+        return False
+
+    def _run_batch(self, first: Command) -> bool:
+        """Hand a command over with its company; likewise."""
+        worker, queue = self.worker, self.queue
+        assert isinstance(queue, BatchQueue), "chosen where the queue is"
+        batch = queue.company(first, worker)
+        for command in batch.members:
+            command.state = RUNNING
+            command.worker = worker
+            command.batch = batch
+            command.attempt += 1
+            self._started(command)
+        try:
+            if worker.send_batch(batch):
+                return True
+        except Exception:  # noqa: BLE001 (as above)
+            self._log.failure("{worker!r} could not be handed a batch", worker=worker)
+            worker.overran("the gate failed to write to it")
+        for command in reversed(batch.members):
+            if command.worker is worker and command.batch is batch:
+                self._road.not_started(command)
         return False

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["BOUNDS", "Histogram", "QueueStats"]
+__all__ = ["BOUNDS", "SIZES", "Histogram", "QueueStats"]
 
 _STEP: Final = 4096
 """Parts of a second: durations are counted by the power of two of these they stay under."""
 BOUNDS: Final = tuple(2**power / _STEP for power in range(22))
 """Upper bounds of the histograms in seconds, from a quarter of a millisecond to eight minutes."""
+SIZES: Final = tuple(2**power for power in range(len(BOUNDS)))
+"""Upper bounds of the histogram of batches, in members."""
 _LAST: Final = len(BOUNDS)
 _WEIGHT: Final = 0.05
 """What one more measurement counts in the moving average; the first few count more."""
@@ -23,10 +25,10 @@ _WEIGHT: Final = 0.05
 
 class Histogram:
     """
-    Durations in seconds.
+    Durations in seconds, or sizes.
 
     Attributes:
-        counts: How many there were under each of `BOUNDS`, and over the last.
+        counts: How many there were under each of `BOUNDS` or `SIZES`, and over the last.
         total: Their sum.
     """
 
@@ -52,7 +54,9 @@ class QueueStats:
         stray_replies: Replies to no command in flight: late, doubled or invented.
         waited: How long commands waited before they began, in seconds.
         ran: How long they ran.
-        service_time: Moving average of how long a command occupies a worker, in seconds.
+        together: How many members batches had.
+        service_time: Moving average of how long a command occupies a worker, in seconds; one
+            of a batch occupies it for its part of the time.
         measured: How many durations it was made from.
     """
 
@@ -67,11 +71,12 @@ class QueueStats:
         self.stray_replies = 0
         self.waited = Histogram()
         self.ran = Histogram()
+        self.together = Histogram()
         self.service_time = 0.0
         self.measured = 0
 
-    def measure(self, waited: float, ran: float) -> None:
-        """Take in one command that ran to its end."""
+    def measure(self, waited: float, ran: float, together: int = 1) -> None:
+        """Take in one command that ran to its end, with how many in all."""
         # Twice the same lines rather than a loop: this runs once for every command.
         histogram = self.waited
         power = int(waited * _STEP).bit_length()
@@ -83,4 +88,10 @@ class QueueStats:
         histogram.total += ran
         self.measured += 1
         weight = _WEIGHT if self.measured > 1 / _WEIGHT else 1 / self.measured
-        self.service_time += weight * (ran - self.service_time)
+        self.service_time += weight * (ran / together - self.service_time)
+
+    def measure_batch(self, members: int) -> None:
+        """Take in one batch that was answered."""
+        histogram = self.together
+        histogram.counts[min((members - 1).bit_length(), _LAST)] += 1
+        histogram.total += members

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
     from twisted.python.failure import Failure
 
-    from jobgate.command import Command
+    from jobgate.command import Batch, Command
     from jobgate.config import CallbackSettings
     from jobgate.gate.road import Road
     from jobgate.gate.runner import Runner
@@ -197,6 +197,10 @@ class _Deliverer:
         self._delivery = Deferred.fromCoroutine(self._run(command, self._serial))
         self._delivery.addErrback(self._bug)
         return True
+
+    def send_batch(self, batch: Batch) -> bool:
+        """Never called: callbacks are delivered one at a time."""
+        raise NotImplementedError
 
     def cancel(self, command: Command) -> None:
         """Nobody wants this delivery any more."""

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from jobgate.errors import JobgateError, WorkerProtocolError
 from jobgate.wire.frames import WireError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from jobgate.command import Command, Reply
+    from jobgate.command import Batch, Command, Reply
     from jobgate.config import WorkerConfig
-    from jobgate.errors import JobgateError
 
 __all__ = ["Conversation", "Taker", "Transport"]
+
+_JOIN_BELOW = 64 * 1024
+"""Bytes up to which a part of a batch is copied, to be written with its neighbours."""
 
 
 class Taker(Protocol):
@@ -89,9 +92,11 @@ class Conversation:
     What both protocols have in common.
 
     Attributes:
-        capacity: How many commands may be in hand at once.
-        ordered: The worker answers in the order given: only the oldest has begun.
+        capacity: How many commands, or batches of them, may be in hand at once.
+        ordered: The worker answers in the order given: only the oldest has begun, or all of the
+            oldest batch.
         in_hand: The commands it has, by frame id, oldest first.
+        company: How many of them take no place of their own: all but one of each batch.
         is_ready: It has said HELLO, or what stands for it, and has not fallen out since.
         closed: The worker is lost; whatever it still says is ignored.
         tells_stacks: It dumps its stacks when told to (`JOBGATE_STACKS`).
@@ -112,6 +117,7 @@ class Conversation:
         self._seconds = seconds
         self.taker: Taker | None = None
         self.in_hand: dict[int, Command] = {}
+        self.company = 0
         self.is_ready = False
         self.closed = False
         self.done = 0
@@ -127,6 +133,43 @@ class Conversation:
 
     def send(self, command: Command) -> bool:
         """Hand a command over; False if the worker turns out to be unfit for it."""
+        raise NotImplementedError
+
+    def send_batch(self, batch: Batch) -> bool:
+        """
+        Hand over commands that are to be run together; likewise.
+
+        Those that this kind of worker cannot be given are told so, and leave the batch.
+        """
+        pieces: list[list[bytes]] = []
+        unfit: list[tuple[Command, JobgateError]] = []
+        for command in batch.members:
+            try:
+                frame_id = (self._next_id + len(pieces)) & 0xFFFFFFFF
+                pieces.append(self._pieces(command, frame_id))
+            except JobgateError as error:
+                unfit.append((command, error))
+        for command, _ in unfit:
+            batch.members.remove(command)
+        batch.left = len(pieces)
+        if pieces:
+            self._give_batch(batch, pieces)
+        for command, why in unfit:
+            if self.taker is not None:
+                self.taker.unfit(command, why)
+        return True
+
+    def _opening(self, count: int) -> bytes:  # noqa: ARG002 (a program that knows nothing of us)
+        """What is written before so many commands that are a batch."""
+        return b""
+
+    def _pieces(self, command: Command, frame_id: int) -> list[bytes]:
+        """
+        What is written for a command.
+
+        Raises:
+            JobgateError: This kind of worker cannot be given it.
+        """
         raise NotImplementedError
 
     def receive(self, data: bytes) -> None:
@@ -169,10 +212,15 @@ class Conversation:
         self.busy_before = self.busy
         self.is_ready = False
         self.closed = True
+        first: Batch | None = None
         for command in self.in_hand.values():
-            begun = command.offered <= written and not (self.ordered and taken)
+            behind = self.ordered and taken and (first is None or command.batch is not first)
+            begun = command.offered <= written and not behind
+            if not taken:
+                first = command.batch
             taken.append((command, begun))
         self.in_hand.clear()
+        self.company = 0
         return taken
 
     def _give(self, command: Command, head: bytes, body: bytes, more: Sequence[bytes] = ()) -> None:
@@ -191,19 +239,104 @@ class Conversation:
         for piece in more:
             command.offered = self._transport.write(piece, b"", idle=idle)
 
+    def _give_batch(self, batch: Batch, pieces: list[list[bytes]]) -> None:
+        """
+        Write a batch and remember it.
+
+        Args:
+            batch: Its members take the next frame ids, in order.
+            pieces: What is written for each.
+        """
+        in_hand, members = self.in_hand, batch.members
+        idle = not in_hand
+        if batch.suspect and not self.ordered:
+            # Whoever kills a worker now must be known: nothing else is given to it meanwhile.
+            self.company -= self.capacity - 1
+        self.company += len(members) - 1
+        for command in members:
+            in_hand[self._next_id] = command
+            self._next_id = (self._next_id + 1) & 0xFFFFFFFF
+        if (idle or not self.ordered) and self.taker is not None:
+            now = self._seconds()
+            if idle:
+                self.busy_since = now
+            for command in members:
+                self.taker.began(command, now)
+        small = [self._opening(len(members))]
+        offered, total = 0, len(small[0])
+        for command, parts in zip(members, pieces, strict=True):
+            for part in parts:
+                total += len(part)
+                if len(part) < _JOIN_BELOW:
+                    small.append(part)
+                    continue
+                offered = self._transport.write(b"".join(small), part, idle=idle) - total
+                small.clear()
+            command.offered = total
+        if small:
+            offered = self._transport.write(b"".join(small), b"", idle=idle) - total
+        for command in members:
+            command.offered += offered
+
     def _finish(self, frame_id: int, now: float) -> Command | None:
         """The last word on a command has come; the next oldest has begun."""
         in_hand = self.in_hand
         if self.ordered and frame_id in in_hand and next(iter(in_hand)) != frame_id:
-            raise WireError("an answer out of order from a worker that said it keeps it")
+            self._overtaken(in_hand[frame_id], now)
         command = in_hand.pop(frame_id, None)
         if command is None:
             if self.taker is not None:
                 self.taker.stray()
-        elif not in_hand:
+            return None
+        if command.batch is not None:
+            self._leave(command.batch)
+        if not in_hand:
             self.busy_before += now - self.busy_since
-        elif self.ordered and self.taker is not None:
-            oldest = next(iter(in_hand.values()))
-            if not oldest.began:
-                self.taker.began(oldest, now)
+        elif self.ordered:
+            self._begin_oldest(now)
         return command
+
+    def _leave(self, batch: Batch) -> None:
+        """One of a batch has been answered; the last of them frees the place."""
+        batch.left -= 1
+        if batch.left:
+            self.company -= 1
+        elif batch.suspect and not self.ordered:
+            self.company += self.capacity - 1
+
+    def _begin_oldest(self, now: float) -> None:
+        """What has become the oldest is what the worker is at now."""
+        oldest = next(iter(self.in_hand.values()))
+        if self.taker is not None and not oldest.began:
+            for command in (oldest,) if oldest.batch is None else oldest.batch.members:
+                self.taker.began(command, now)
+
+    def _overtaken(self, command: Command, now: float) -> None:
+        """
+        An answer has come before that of an older command, from a worker that keeps the order.
+
+        Within a batch any order will do. One that was left out of a batch before will not be
+        answered any more: that is its own caller's harm alone.
+
+        Raises:
+            WireError: It is no matter of batches.
+        """
+        batch = command.batch
+        oldest = next(iter(self.in_hand.values()))
+        if batch is None or oldest.batch is None:
+            raise WireError("an answer out of order from a worker that said it keeps it")
+        if oldest.batch is batch:
+            return
+        skipped: dict[int, Command] = {}
+        for frame_id, held in self.in_hand.items():
+            if held.batch is batch:
+                break
+            skipped[frame_id] = held
+        for frame_id, held in skipped.items():
+            del self.in_hand[frame_id]
+            if held.batch is not None:
+                self._leave(held.batch)
+            if self.taker is not None:
+                error = WorkerProtocolError("the worker answered its batch without it")
+                self.taker.failed(held, error, now)
+        self._begin_oldest(now)

@@ -159,35 +159,52 @@ class FramesConversation(Conversation):
 
     def send(self, command: Command) -> bool:
         """Hand a command over as a COMMAND frame."""
-        body = command.body
-        rest = self._meta_rests.get(command.content_type)
-        if rest is None or command.deadline != _FOREVER or command.headers:
-            rest = self._meta_rest(command)
         if command.inputs:
-            return self._send_with_inputs(command, rest)
-        meta = f'{{"id":"{command.id}","attempt":{command.attempt}{rest}'.encode()
-        length = 12 + len(meta) + len(body)
-        self._give(command, _pack(length, 1, COMMAND, 0, self._next_id, len(meta)) + meta, body)
+            return self._send_with_inputs(command)
+        self._give(command, self._head(command, self._next_id), command.body)
         return True
 
-    def _send_with_inputs(self, command: Command, rest: str) -> bool:
+    def _send_with_inputs(self, command: Command) -> bool:
+        try:
+            head, body, *more = self._pieces(command, self._next_id)
+        except Unprocessable as error:
+            if self.taker is not None:
+                self.taker.unfit(command, error)
+        else:
+            self._give(command, head, body, more)
+        return True
+
+    def _opening(self, count: int) -> bytes:
+        return frames.encode(frames.BATCH, 0, b'{"count":%d}' % count)
+
+    def _pieces(self, command: Command, frame_id: int) -> list[bytes]:
+        if not command.inputs:
+            return [self._head(command, frame_id), command.body]
         inputs = [
             {"name": name, "content_type": kind, "length": len(body)}
             for name, kind, body in command.inputs
         ]
         meta = f'{{"id":"{command.id}","attempt":{command.attempt},"inputs":'.encode()
-        meta += _json(inputs) + rest.encode()
+        meta += _json(inputs) + self._rest(command).encode()
         bodies = [command.body, *(its.body for its in command.inputs)]
         length = 12 + len(meta) + sum(map(len, bodies))
         if length > frames.MAX_FRAME:
-            if self.taker is not None:
-                message = f"body and inputs are {length} bytes; a frame holds {frames.MAX_FRAME}"
-                self.taker.unfit(command, Unprocessable(message))
-            return True
-        body, *more = bodies if length > _JOIN_BELOW else [b"".join(bodies)]
-        head = _pack(length, 1, COMMAND, 0, self._next_id, len(meta)) + meta
-        self._give(command, head, body, more)
-        return True
+            message = f"body and inputs are {length} bytes; a frame holds {frames.MAX_FRAME}"
+            raise Unprocessable(message)
+        head = _pack(length, 1, COMMAND, 0, frame_id, len(meta)) + meta
+        return [head, *(bodies if length > _JOIN_BELOW else [b"".join(bodies)])]
+
+    def _head(self, command: Command, frame_id: int) -> bytes:
+        """All of a COMMAND frame that comes before the body, if it has no inputs."""
+        meta = f'{{"id":"{command.id}","attempt":{command.attempt}{self._rest(command)}'.encode()
+        length = 12 + len(meta) + len(command.body)
+        return _pack(length, 1, COMMAND, 0, frame_id, len(meta)) + meta
+
+    def _rest(self, command: Command) -> str:
+        rest = self._meta_rests.get(command.content_type)
+        if rest is None or command.deadline != _FOREVER or command.headers:
+            return self._meta_rest(command)
+        return rest
 
     def _meta_rest(self, command: Command) -> str:
         """The part of a command's meta that most commands of a content type share."""
@@ -276,7 +293,8 @@ class FramesConversation(Conversation):
         self.tells_stacks = hello.stacks
         if hello.in_flight:
             self.capacity = max(1, min(self.capacity, hello.in_flight))
-        welcome = _json({"worker": self._worker, "max_frame": frames.MAX_FRAME, "batch": 1})
+        batch = self._config.batch.size
+        welcome = _json({"worker": self._worker, "max_frame": frames.MAX_FRAME, "batch": batch})
         self._transport.write(frames.encode(frames.WELCOME, 0, welcome), b"", idle=True)
         self.is_ready = True
         self._transport.ready()

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from jobgate.command import Reply
-from jobgate.errors import BadRequest, Unprocessable
+from jobgate.errors import BadRequest, JobgateError, Unprocessable
 from jobgate.pool.conversation import Conversation, Transport
 from jobgate.wire.frames import WireError
 from jobgate.wire.lines import LinesDecoder, Template, one_line
@@ -18,7 +18,7 @@ from jobgate.wire.lines import LinesDecoder, Template, one_line
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jobgate.command import Command
+    from jobgate.command import Batch, Command
     from jobgate.config import WorkerConfig
 
 __all__ = ["LinesConversation"]
@@ -42,6 +42,7 @@ class LinesConversation(Conversation):
         self._boot: LinesDecoder | None = None
         self._banner_seen = False
         self._answered_at = -_APART
+        self._answers: list[bytes] = []
         if config.boot_until or config.boot_until_regex:
             self._boot = self._new_decoder(config.boot_until, config.boot_until_regex)
 
@@ -60,19 +61,29 @@ class LinesConversation(Conversation):
         self._transport.look()
         if not self.is_ready:
             return False
-        if command.inputs and self.taker is not None:
-            # Refused at submission; the queue may have spoken frames then.
-            self.taker.unfit(command, Unprocessable("a worker that speaks lines takes no inputs"))
-            return True
         try:
-            # Mostly done at admission; a command may have been let in for another protocol.
+            [line] = self._pieces(command, 0)
+        except JobgateError as error:
+            if self.taker is not None:
+                self.taker.unfit(command, error)
+        else:
+            self._give(command, line, b"")
+        return True
+
+    def send_batch(self, batch: Batch) -> bool:
+        """Write a line for each; as many answers come back, in the same order."""
+        self._transport.look()
+        return self.is_ready and super().send_batch(batch)
+
+    def _pieces(self, command: Command, frame_id: int) -> list[bytes]:  # noqa: ARG002 (lines have none)
+        # Mostly done at admission; a command may have been let in for another protocol.
+        if command.inputs:
+            raise Unprocessable("a worker that speaks lines takes no inputs")
+        try:
             line = one_line(command.body, command.content_type)
         except ValueError as error:
-            if self.taker is not None:
-                self.taker.unfit(command, BadRequest(str(error)))
-            return True
-        self._give(command, self._template.fill(line), b"")
-        return True
+            raise BadRequest(str(error)) from None
+        return [self._template.fill(line)]
 
     def receive(self, data: bytes) -> None:
         """Take in what the program printed."""
@@ -102,27 +113,38 @@ class LinesConversation(Conversation):
         self._transport.ready()
 
     def _output(self, data: bytes) -> None:
-        frame_id, command = next(iter(self.in_hand.items()))
-        if self._transport.written() < command.offered:
+        commands = list(self.in_hand.values())
+        answers = self._answers
+        if self._transport.written() < commands[len(answers)].offered:
             # It has not read the command yet, so this cannot be the answer.
             self._left_over(data)
             return
         body = self._decoder.feed(data)
-        if body is None:
-            return
+        while body is not None:
+            answers.append(body)
+            if len(answers) == len(commands):
+                self._answered(commands[0].began)
+                return
+            body = self._decoder.feed(b"")
+
+    def _answered(self, began: float) -> None:
+        """As many answers have come as were asked for."""
+        answers, self._answers = self._answers, []
         extra = self._decoder.pending
         now = self._seconds()
-        if extra and command.began - self._answered_at < _APART:
-            # The first of these may belong to the command before: neither is to be trusted.
-            self._left_over(body + b"\n" + extra)
+        # The first of these may belong to the command before; of a batch with an answer too many
+        # nobody knows whose is whose: none is to be trusted.
+        if extra and (len(answers) > 1 or began - self._answered_at < _APART):
+            self._left_over(b"\n".join([*answers, extra]))
             return
         # Whoever prints more does it at once: until that is seen, no other command is given.
         self.is_ready = False
         self._answered_at = now
-        self._finish(frame_id, now)
-        self.done += 1
-        if self.taker is not None:
-            self.taker.replied(command, Reply(body, self._config.reply_type), now)
+        for (frame_id, command), body in zip(list(self.in_hand.items()), answers, strict=True):
+            self._finish(frame_id, now)
+            self.done += 1
+            if self.taker is not None:
+                self.taker.replied(command, Reply(body, self._config.reply_type), now)
         if extra:
             self._left_over(extra)
         else:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
+from jobgate.command import RUNNING
 from jobgate.pool.lifecycle import Event, State, after
 from jobgate.pool.report import Evidence, Output, Report, now_as_text
 from jobgate.pool.roles import Crew, Loss, Owner
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall
 
-    from jobgate.command import Command
+    from jobgate.command import Batch, Command
     from jobgate.config import WorkerConfig
     from jobgate.pool.conversation import Conversation
 
@@ -97,10 +98,10 @@ class Member:
 
     @property
     def room(self) -> int:
-        """How many more commands it can be handed now."""
+        """How many more commands, or batches of them, it can be handed now."""
         conversation = self.conversation
         if self.state is State.READY and conversation.is_ready:
-            return conversation.capacity - len(conversation.in_hand)
+            return conversation.capacity + conversation.company - len(conversation.in_hand)
         return 0
 
     @property
@@ -143,11 +144,17 @@ class Member:
         """Hand over a command; False if the worker turns out to be unfit."""
         return self.conversation.send(command)
 
+    def send_batch(self, batch: Batch) -> bool:
+        """Hand over commands that are to be run together; likewise."""
+        return self.conversation.send_batch(batch)
+
     def cancel(self, command: Command) -> None:
-        """Nobody wants the reply: do as the configuration says."""
-        if self.config.cancel == "kill":
+        """Nobody wants the reply: do as the configuration says, if that harms nobody else."""
+        batch = command.batch
+        wanted = batch is not None and any(each.state is RUNNING for each in batch.members)
+        if self.config.cancel == "kill" and not wanted:
             self.stop_by_force(Loss("stopped", "its caller left (cancel = kill)"))
-        elif self.config.cancel == "cooperative":
+        elif self.config.cancel != "drop":
             self.conversation.cancel(command)
 
     def overran(self, cause: str) -> None:

@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from jobgate.gate.stats import BOUNDS
+from jobgate.gate.stats import BOUNDS, SIZES
 from jobgate.web.exchange import Response
 
 if TYPE_CHECKING:
@@ -108,6 +108,17 @@ class Metrics(Collector):
         ran = HistogramMetricFamily(
             "jobgate_run_seconds", "How long commands ran", labels=["queue"]
         )
+        together = HistogramMetricFamily(
+            "jobgate_batch_size", "How many commands were run together", labels=["queue"]
+        )
+        most = GaugeMetricFamily(
+            "jobgate_batch_limit", "How many commands may go together now", labels=["queue"]
+        )
+        linger = GaugeMetricFamily(
+            "jobgate_batch_linger_seconds",
+            "How long a command waits for company now; infinite until the batch is full",
+            labels=["queue"],
+        )
         for road in roads:
             name = road.config.name
             supervisor = self._gate.supervisor(name)
@@ -128,14 +139,24 @@ class Metrics(Collector):
                 busy.add_metric([name, post.name], seconds)
             _add(waited, name, road.stats.waited)
             _add(ran, name, road.stats.ran)
+            if road.batching is not None:
+                _add(together, name, road.stats.together, SIZES)
+                most.add_metric([name], road.batching.size)
+                linger.add_metric([name], road.batching.linger)
         yield from (stray, waiting, running, size, workers, wanted, restarts, causes)
         yield from (busy, done, waited, ran)
+        yield from (together, most, linger)
 
 
-def _add(family: HistogramMetricFamily, queue: str, histogram: Histogram) -> None:
+def _add(
+    family: HistogramMetricFamily,
+    queue: str,
+    histogram: Histogram,
+    bounds: tuple[float, ...] = BOUNDS,
+) -> None:
     buckets: list[tuple[str, float]] = []
     seen = 0
-    for bound, count in zip((*BOUNDS, float("inf")), histogram.counts, strict=True):
+    for bound, count in zip((*bounds, float("inf")), histogram.counts, strict=True):
         seen += count
         buckets.append(("+Inf" if bound == float("inf") else str(float(bound)), seen))
     family.add_metric([queue], buckets, sum_value=histogram.total)

@@ -15,7 +15,9 @@ from jobgate.pool.machine import rss
 
 if TYPE_CHECKING:
     from jobgate.gate import Gate
+    from jobgate.gate.batching import Batching
     from jobgate.gate.road import Road
+    from jobgate.gate.stats import Histogram
     from jobgate.pool.member import Member
     from jobgate.pool.post import Post
     from jobgate.pool.supervisor import Supervisor
@@ -66,6 +68,27 @@ class Reload(msgspec.Struct):
     why: str
 
 
+class Batches(msgspec.Struct):
+    """
+    How commands of a queue are put together.
+
+    Attributes:
+        size: How many may go together at present.
+        linger: Seconds the oldest waits for company at present; null: until the batch is full.
+        sent: Batches answered since the start.
+        mean: How many members they had, on average.
+        each: Seconds that each member adds to a batch, as measured.
+        base: Seconds that any batch takes, as measured.
+    """
+
+    size: int
+    linger: float | None
+    sent: int
+    mean: float | None
+    each: float
+    base: float
+
+
 class Queue(msgspec.Struct):
     """
     One queue.
@@ -89,6 +112,7 @@ class Queue(msgspec.Struct):
         rate: Commands a second that its workers can do at that.
         expected_wait: Seconds that one more command would wait.
         reload: The last replacement of all its workers, or null.
+        batch: How commands are put together; null if each goes by itself.
     """
 
     name: str
@@ -109,6 +133,7 @@ class Queue(msgspec.Struct):
     rate: float | None
     expected_wait: float | None
     reload: Reload | None
+    batch: Batches | None
 
 
 class Queues(msgspec.Struct):
@@ -145,6 +170,7 @@ class Worker(msgspec.Struct):
         command: The id of the command it is running, or null.
         since: When that began, RFC 3339.
         commands: Everything it has in hand, oldest first.
+        batches: How many members each batch in hand has, oldest first.
         done: Commands it has answered.
         service_time: Seconds in which it had work for each command it has answered, or null.
         utilisation: The share of its time, since it was ready, in which it had work.
@@ -165,6 +191,7 @@ class Worker(msgspec.Struct):
     command: str | None
     since: str | None
     commands: list[Running]
+    batches: list[int]
     done: int
     service_time: float | None
     utilisation: float
@@ -218,6 +245,20 @@ def queue(gate: Gate, road: Road) -> Queue:
         rate=round(workers / stats.service_time, 3) if stats.service_time else None,
         expected_wait=round(wait, 6) if wait != float("inf") else None,
         reload=_reload(supervisor),
+        batch=_batches(road.batching, stats.together) if road.batching is not None else None,
+    )
+
+
+def _batches(batching: Batching, together: Histogram) -> Batches:
+    each, base = batching.fit.line
+    sent = sum(together.counts)
+    return Batches(
+        size=batching.size,
+        linger=round(batching.linger, 6) if batching.linger != float("inf") else None,
+        sent=sent,
+        mean=round(together.total / sent, 3) if sent else None,
+        each=round(each, 6),
+        base=round(base, 6),
     )
 
 
@@ -240,6 +281,8 @@ def worker(gate: Gate, post: Post, process: Member) -> Worker:
         )
         for command in talk.in_hand.values()
     ]
+    # A set would lose their order.
+    batches = dict.fromkeys(c.batch for c in talk.in_hand.values() if c.batch)
     state = process.state.value
     if state == "ready" and running:
         state = "busy"
@@ -252,6 +295,7 @@ def worker(gate: Gate, post: Post, process: Member) -> Worker:
         command=running[0].id if running else None,
         since=running[0].since if running else None,
         commands=running,
+        batches=[len(batch.members) for batch in batches],
         done=talk.done,
         service_time=round(talk.busy / talk.done, 6) if talk.done else None,
         utilisation=round(process.utilisation, 4),

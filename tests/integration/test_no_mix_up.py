@@ -40,10 +40,11 @@ class Crowd:
         mixed_up: What must never be.
     """
 
-    def __init__(self, gate: Program, queue: str, seed: int) -> None:
+    def __init__(self, gate: Program, queue: str, seed: int, prefix: bytes = b"") -> None:
         address = urlsplit(gate.url)
         self._gate = gate
         self._queue = queue
+        self._prefix = prefix
         self._host, self._port = address.hostname, address.port
         self._random = random.Random(seed)
         self.sent = 0
@@ -76,7 +77,7 @@ class Crowd:
                 self.sent += 1
                 if writer is None:
                     reader, writer = await asyncio.open_connection(self._host, self._port)
-                nonce = os.urandom(self._random.randrange(16, 200))
+                nonce = self._prefix + os.urandom(self._random.randrange(16, 200))
                 if self._random.randrange(20) == 0:
                     nonce *= 1000
                 writer.write(request_bytes("POST", f"/call/{self._queue}", nonce))
@@ -136,7 +137,7 @@ def test_no_mix_up(start_gate: Callable[..., Program], front: str, in_flight: in
         "attempts": 50,
     }
     gate = start_gate({"queues": {"q": queue}}, front=front)
-    _crowd(gate, seed=in_flight)
+    run_crowd(gate, Crowd(gate, "q", seed=in_flight))
 
 
 def test_no_mix_up_without_order(start_gate: Callable[..., Program]) -> None:
@@ -149,12 +150,13 @@ def test_no_mix_up_without_order(start_gate: Callable[..., Program]) -> None:
         "retry": "safe",
         "attempts": 50,
     }
-    _crowd(start_gate({"queues": {"q": queue}}), seed=3)
+    gate = start_gate({"queues": {"q": queue}})
+    run_crowd(gate, Crowd(gate, "q", seed=3))
 
 
-def _crowd(gate: Program, seed: int) -> None:
+def run_crowd(gate: Program, crowd: Crowd) -> None:
+    """Let them all call a queue "q" with three workers; then everything must add up."""
     gate.ready("q", 3)
-    crowd = Crowd(gate, "q", seed)
     asyncio.run(crowd.run())
     assert crowd.mixed_up == []
     assert crowd.problems == {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 
-from jobgate.command import Command, Reply
+from jobgate.command import Batch, Command, Reply
 from jobgate.config import QueueConfig
 from jobgate.pool.roles import Loss
 
@@ -64,6 +64,7 @@ class FakeWorker:
     Attributes:
         held: The commands in hand, oldest first.
         seen: Every command it was ever given.
+        batches: Every batch it was ever given.
         cancelled: What `cancel` was called with.
         overruns: The causes `overran` was called with.
         sends: Whether `send` says True.
@@ -78,6 +79,7 @@ class FakeWorker:
         self.ordered = ordered
         self.held: list[Command] = []
         self.seen: list[Command] = []
+        self.batches: list[Batch] = []
         self.cancelled: list[Command] = []
         self.overruns: list[str] = []
         self.sends = True
@@ -90,7 +92,12 @@ class FakeWorker:
 
     @property
     def room(self) -> int:
-        return self.capacity - len(self.held) if self.fit else 0
+        if not self.fit:
+            return 0
+        places = {command.batch or command for command in self.held}
+        if not self.ordered and any(isinstance(p, Batch) and p.suspect for p in places):
+            return 0
+        return self.capacity - len(places)
 
     @property
     def idle(self) -> bool:
@@ -104,6 +111,19 @@ class FakeWorker:
         self.held.append(command)
         if self.runner is not None and (len(self.held) == 1 or not self.ordered):
             self.runner.began(command, self.clock.seconds())
+        return True
+
+    def send_batch(self, batch: Batch) -> bool:
+        if not self.sends:
+            self.fit = False
+            return False
+        begins = not self.held or not self.ordered
+        self.batches.append(batch)
+        self.seen += batch.members
+        self.held += batch.members
+        if self.runner is not None and begins:
+            for member in batch.members:
+                self.runner.began(member, self.clock.seconds())
         return True
 
     def cancel(self, command: Command) -> None:
@@ -122,13 +142,21 @@ class FakeWorker:
         self.road = road
         return self
 
+    def at_work(self) -> list[Command]:
+        """What an ordered worker has begun: the oldest, or all of the oldest batch."""
+        batch = self.held[0].batch if self.held else None
+        return self.held[:1] if batch is None else [c for c in self.held if c.batch is batch]
+
     def _drop(self, command: Command | None) -> Command:
         command = self.held[0] if command is None else command
         self.held.remove(command)
         now = self.clock.seconds()
         assert self.runner is not None
+        if command.batch is not None:
+            command.batch.left -= 1
         if self.ordered and self.held and not self.held[0].began:
-            self.runner.began(self.held[0], now)
+            for begins in self.at_work():
+                self.runner.began(begins, now)
         return command
 
     def reply(self, command: Command | None = None, body: bytes = b"ok") -> Reply:
@@ -150,9 +178,10 @@ class FakeWorker:
         if not self.fit:
             return
         self.fit = False
+        at_work = self.at_work()
         taken, self.held = self.held, []
         if begun is None:
-            begun = taken[:1] if self.ordered else list(taken)
+            begun = at_work if self.ordered else list(taken)
         self.road.dismiss(self)
         self.runner.stop()
         alone = len(begun) == 1

@@ -418,6 +418,18 @@ class OptionsTests(SynchronousTestCase):
         )
         self.assertEqual(list(self.parse("-w", "x", "-q", "mine").queues), ["mine"])
 
+    def test_batches(self) -> None:
+        """Two options are keys of one table; what else the file says in it stays."""
+        config = self.parse("-w", "x", "--batch-size", "8", "--batch-linger", "5ms")
+        batch = config.queues["default"].batch
+        self.assertEqual((batch.size, batch.linger), (8, 0.005))
+        self.assertEqual(
+            self.parse("-w", "x", "--batch-linger", "auto").queues["default"].batch.size, 256
+        )
+        self.file.write_text("[queues.a]\nbatch = { size = 4, linger = 1, max_bytes = 7 }\n")
+        batch = self.parse("-c", "my.toml", "--batch-linger", "0.5").queues["a"].batch
+        self.assertEqual((batch.size, batch.linger, batch.max_bytes), (4, 0.5, 7))
+
     def test_command_line_wins(self) -> None:
         """Options win over the file, for the queue that is named or for all."""
         config = self.parse("-c", "my.toml", "--workers", "9", "--timeout", "2m")
@@ -447,6 +459,9 @@ class OptionsTests(SynchronousTestCase):
             (["-w", "x", "--protocol", "smoke"], "protocol", "smoke"),
             (["-w", "x", "--timeout", "soon"], "timeout", "soon"),
             (["-w", "x", "--timeout", "nan"], "timeout"),
+            (["-w", "x", "--batch-size", "many"], "--batch-size", "many"),
+            (["-w", "x", "--batch-size", "0"], "batch.size", "0"),
+            (["-w", "x", "--batch-linger", "long"], "batch.linger", "long"),
             (["-w", ""], "--worker"),
             (["-w", "python 'x"], "--worker"),
             (["-q", "nobody"], "--queue", "nobody"),
@@ -488,3 +503,71 @@ class OptionsTests(SynchronousTestCase):
         configuration = from_environment().configuration
         assert configuration is not None
         self.assertEqual(list(configuration.queues), ["a", "b"])
+
+
+class BatchTests(SynchronousTestCase):
+    """`batch = { size, linger, target, max_bytes }`."""
+
+    def batch(self, **keys: Any) -> Any:
+        return read(queue(batch=keys)).queues["q"].batch
+
+    def test_defaults(self) -> None:
+        """One at a time."""
+        batch = read(queue()).queues["q"].batch
+        self.assertEqual((batch.size, batch.linger, batch.target), (1, 0, None))
+        self.assertEqual(batch.max_bytes, 8 * 1024**2)
+        self.assertEqual(self.batch(size=1, linger=0.0, max_bytes="8MiB"), batch)
+
+    def test_linger(self) -> None:
+        """A duration, or a word."""
+        self.assertEqual(self.batch(size=8, linger="5ms").linger, 0.005)
+        self.assertEqual(self.batch(size=8, linger=2).linger, 2)
+        full, auto = self.batch(size=8, linger="full"), self.batch(size=8, linger="auto")
+        self.assertEqual((full.linger.word, auto.linger.word), ("full", "auto"))
+        self.assertEqual((full.target_seconds, auto.target_seconds), (0, 0.05))
+        self.assertEqual(self.batch(linger="auto", target="20ms").target_seconds, 0.02)
+
+    def test_auto_has_a_size(self) -> None:
+        """Without a bound of one's own there is a sensible one."""
+        self.assertEqual(self.batch(linger="auto").size, 256)
+        self.assertEqual(self.batch(linger="auto", size=16).size, 16)
+
+    def test_explained(self) -> None:
+        """Key, found and wanted."""
+        for keys, wanted in (
+            ({"size": 0}, "batch.size: found 0, wanted a whole number, at least 1"),
+            ({"size": "many"}, 'batch.size: found "many", wanted a whole number'),
+            ({"linger": "long"}, 'batch.linger: found "long", wanted a number of seconds'),
+            ({"linger": -1}, "batch.linger: found -1, wanted a number of seconds"),
+            ({"max_bytes": "big"}, 'batch.max_bytes: found "big", wanted a number of bytes'),
+            ({"sice": 2}, "batch.sice: found an unknown key 'sice', wanted 'size' perhaps"),
+            ({"size": 2, "target": 1}, 'batch.target: found 1, wanted linger = "auto" with it'),
+            (
+                {"size": 2, "linger": "auto", "target": 0},
+                "batch.target: found 0, wanted a time over 0",
+            ),
+        ):
+            error = self.assertRaises(ConfigError, self.batch, **keys)
+            self.assertIn(f"my.toml: queues.q.{wanted}", str(error))
+        error = self.assertRaises(ConfigError, read, queue(batch=8))
+        self.assertIn("queues.q.batch: found 8, wanted a table { size, linger, target", str(error))
+
+    @given(
+        size=st.integers(1, 4096),
+        linger=st.one_of(st.sampled_from(["full", "auto", "3ms"]), st.floats(0, 1e6)),
+        max_bytes=st.integers(0, 2**40),
+    )
+    def test_check_says_the_same(self, size: int, linger: object, max_bytes: int) -> None:
+        """What --check prints can be loaded again."""
+        tables = queue(batch={"size": size, "linger": linger, "max_bytes": max_bytes})
+        config = read(tables)
+        again = read(tomllib.loads(to_toml(config)))
+        self.assertEqual(again.queues["q"].batch, config.queues["q"].batch)
+
+    def test_what_the_workers_know_of_it(self) -> None:
+        """How long a batch waits is no reason to replace workers; how large it is, is."""
+        one = read(queue(batch={"size": 8, "linger": 1})).queues["q"]
+        two = read(queue(batch={"size": 8, "linger": "full", "max_bytes": 5})).queues["q"]
+        other = read(queue(batch={"size": 9, "linger": 1})).queues["q"]
+        self.assertEqual(one.worker(), two.worker())
+        self.assertNotEqual(one.worker(), other.worker())
