@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
+    "call": "have a command run and print its reply",
+    "generate": "print numbered lines",
+    "top": "show queues and workers, again and again",
+    "run": "without a gate: lines in, replies out, in order",
     "check": "validate a configuration and print the effective one",
     "check-worker": "does this program speak the protocol?",
 }
@@ -76,5 +80,6 @@ def _overview() -> str:
     lines = [f"  {name:{width}}{what}\n" for name, what in COMMANDS.items()]
     return (
         "usage: jobgate COMMAND [ARGUMENTS], jobgate COMMAND --help, jobgate --version\n\n"
-        f"{''.join(lines)}"
+        f"{''.join(lines)}\nA gate is found at the URL given first, else at JOBGATE_URL, else at"
+        " http://127.0.0.1:8080.\nJOBGATE_TOKEN is shown to it.\n"
     )

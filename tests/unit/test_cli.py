@@ -57,7 +57,7 @@ class CommandsTests(SynchronousTestCase):
         for name in COMMANDS:
             status, out, err = run(name, "--nonsense")
             self.assertEqual((status, out), (2, ""))
-            self.assertIn("--nonsense", err)
+            self.assertIn(f"jobgate {name}: error: ", err)
 
     def test_each_is_a_module(self) -> None:
         for name in COMMANDS:
