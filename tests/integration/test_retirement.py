@@ -109,7 +109,8 @@ def test_memory(start_gate: Callable[..., Program]) -> None:
     report = gate.get("/workers/q-1/report").json
     assert (report["kind"], report["signal"]) == ("memory", "SIGKILL")
     assert report["usage"]["max_rss"] > 200 << 20
-    assert causes(gate) == {"max_memory": 1, "memory": 1}
+    # It may have been seen on its way from the one bound to the other.
+    assert causes(gate)["memory"] == 1
 
 
 # --- a reload that is a mistake
