@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from measure import Load
-from servers import gate, script, start_mosec
+from servers import gate, outside_gate, script, start_mosec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +32,8 @@ SERVERS: dict[str, Starter] = {
     "mosec": start_mosec,
     "gate bytes 1": gate("echo_bytes.py", workers=WORKERS, in_flight=1),
     "gate bytes 8": gate("echo_bytes.py", workers=WORKERS, in_flight=8),
+    "gate outside 1": outside_gate(WORKERS, in_flight=1),
+    "gate outside 8": outside_gate(WORKERS, in_flight=8),
     "gate json 1": gate("echo_json.py", workers=WORKERS, in_flight=1),
     "gate json 2": gate("echo_json.py", workers=WORKERS, in_flight=2),
     "gate json 8": gate("echo_json.py", workers=WORKERS, in_flight=8),
@@ -115,6 +117,8 @@ def small_rows(bodies: Bodies) -> tuple[Row, ...]:
         Row("klein", "klein", many, None, "stock Klein, constant answer"),
         Row("bytes-1", "gate bytes 1", many, body, "jobgate, bytes, in_flight 1"),
         Row("bytes-8", "gate bytes 8", many, body, "jobgate, bytes, in_flight 8"),
+        Row("outside-1", "gate outside 1", many, body, "jobgate, socket workers, in_flight 1"),
+        Row("outside-8", "gate outside 8", many, body, "jobgate, socket workers, in_flight 8"),
         Row("mosec", "mosec", many, body, "mosec, JSON"),
         Row("json-1", "gate json 1", many, body, "jobgate, JSON, in_flight 1"),
         Row("json-8", "gate json 8", many, body, "jobgate, JSON, in_flight 8"),

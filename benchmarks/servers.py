@@ -23,7 +23,16 @@ from processes import BenchmarkError, Child
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["ROOT", "Running", "Starter", "gate", "script", "start_mosec", "version_of"]
+__all__ = [
+    "ROOT",
+    "Running",
+    "Starter",
+    "gate",
+    "outside_gate",
+    "script",
+    "start_mosec",
+    "version_of",
+]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -106,11 +115,41 @@ def gate(worker: str, **settings: object) -> Starter:
     return start
 
 
-def config_text(settings: Mapping[str, object]) -> str:
+def outside_gate(workers: int, **settings: object) -> Starter:
     """
-    Write the configuration: a free port, one queue.
+    Return the starter of a jobgate whose workers come by themselves, over loopback TCP.
+
+    Args:
+        workers: How many ``workers/echo_outside.py`` there are.
+        **settings: Keys of the queue, as in `gate`.
     """
-    lines = ["[gate]", 'listen = ["tcp:0:interface=127.0.0.1"]', "", "[queues.bench]"]
+
+    def start(folder: Path) -> Running:
+        folder.mkdir(parents=True)
+        config, port = folder / "jobgate.toml", free_port()
+        config.write_text(config_text(settings, f"tcp:{port}:interface=127.0.0.1"))
+        argv = [sys.executable, str(HERE / "with_workers.py")]
+        argv += [str(workers), f"tcp://127.0.0.1:{port}"]
+        argv += [twistd(), "--pidfile=", "-n", "jobgate", "--config", str(config)]
+        running = started(Child.start(argv, ENV, folder), "/call/bench")
+        try:
+            running.child.wait_for("(?s)" + ".*".join(["has registered"] * workers), READY_WITHIN)
+        except BaseException:
+            running.child.stop()
+            raise
+        return running
+
+    return start
+
+
+def config_text(settings: Mapping[str, object], worker_listen: str = "") -> str:
+    """
+    Write the configuration: a free port, one queue, perhaps a port for workers.
+    """
+    lines = ["[gate]", 'listen = ["tcp:0:interface=127.0.0.1"]']
+    if worker_listen:
+        lines.append(f"worker_listen = [{toml(worker_listen)}]")
+    lines += ["", "[queues.bench]"]
     return "\n".join([*lines, *(f"{key} = {toml(value)}" for key, value in settings.items()), ""])
 
 

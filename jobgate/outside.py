@@ -41,6 +41,8 @@ _WITHIN = 10.0
 """Seconds for a connection, and again for the gate's answer to HELLO."""
 _PARTING = 5.0
 """Seconds that the gate has to let a worker without work go."""
+_JOIN_BELOW = 16 * 1024
+"""Bytes up to which copying head and body together is cheaper than a vector of two."""
 _FORMS = '"tcp://HOST:PORT", "tls://HOST:PORT" or "unix:///PATH"'
 _KEEP_ALIVE = (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3))
 """A gate whose machine is gone is found out within about ten seconds, also while idle."""
@@ -76,9 +78,11 @@ class _Plain:
 
     def write(self, head: bytes, body: Any) -> None:  # noqa: ANN401
         """Write all of this."""
-        size = len(head) + len(body)
+        if len(body) < _JOIN_BELOW:
+            self.sock.sendall(b"".join((head, body)))
+            return
         sent = self.sock.sendmsg((head, body))
-        if sent < size:
+        if sent < len(head) + len(body):
             self.sock.sendall(memoryview(b"".join((head, body)))[sent:])
 
 
