@@ -1,17 +1,25 @@
 """
-What the machine says: CPU to spare, and the memory of a process.
+What the machine says: CPU to spare, and what a process takes of CPU and memory.
 """
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import psutil
 
-__all__ = ["Machine", "rss"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from jobgate.pool.member import Member
+
+__all__ = ["Appetite", "Machine", "rss"]
 
 _SPARE = 0.25
 """Cores that must have been idle for one more worker to be of use."""
+_SMALL = 0.2
+"""Cores per worker up to which one more does no harm on a machine that is busy otherwise."""
 _SHORTEST = 0.2
 """Seconds that a measurement must cover: the kernel counts in hundredths."""
 
@@ -36,6 +44,44 @@ class Machine:
             self._spare = idle - self._idle >= _SPARE * passed
             self._all, self._idle = everything, idle
         return self._spare
+
+
+class Appetite:
+    """
+    Tells whether the workers of a queue want CPU while they have work, or only wait.
+
+    Measures from one question to the next.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[int, tuple[float, float]] = {}
+        self._small = False
+
+    def is_small(self, workers: Iterable[Member]) -> bool:
+        """Whether these took next to no CPU while they had work; in doubt, no."""
+        now = {}
+        for worker in workers:
+            used = None if worker.pid is None else _cpu(worker.pid)
+            if worker.pid is not None and used is not None:
+                now[worker.pid] = used, worker.conversation.busy
+        cpu = busy = 0.0
+        for pid, (cpu_before, busy_before) in self._before.items():
+            if pid in now:
+                cpu += now[pid][0] - cpu_before
+                busy += now[pid][1] - busy_before
+        if busy >= _SHORTEST or not self._before.keys() & now.keys():
+            self._before = now
+            self._small = busy >= _SHORTEST and cpu < _SMALL * busy
+        return self._small
+
+
+def _cpu(pid: int) -> float | None:
+    """Seconds of CPU that a process has used; None if there is no such process."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return None
+    return float(times.user + times.system)
 
 
 def _times() -> tuple[float, float]:

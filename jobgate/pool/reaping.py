@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from resource import RUSAGE_SELF, getrusage
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.process import unregisterReapProcessHandler
@@ -48,9 +49,10 @@ def reap_with_usage(transport: Any, told: Callable[[Usage], None]) -> None:  # n
 
 
 def _usage(used: struct_rusage) -> Usage:
+    most, own = used.ru_maxrss, getrusage(RUSAGE_SELF).ru_maxrss
     return Usage(
         user=round(used.ru_utime, 3),
         system=round(used.ru_stime, 3),
-        max_rss=used.ru_maxrss * _RSS_UNIT,
+        max_rss=most * _RSS_UNIT if most > own else None,
         major_faults=used.ru_majflt,
     )

@@ -46,13 +46,14 @@ class Usage(msgspec.Struct, kw_only=True):
     Attributes:
         user: Seconds of CPU in the program.
         system: Seconds of CPU in the kernel for it.
-        max_rss: The most resident memory it had, in bytes.
+        max_rss: The most resident memory it had, in bytes; null if that was never more than the
+            gate's own, as a copy of which every child begins.
         major_faults: Pages that had to be read from disk.
     """
 
     user: float
     system: float
-    max_rss: int
+    max_rss: int | None
     major_faults: int
 
 

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from jobgate.pool.backoff import Backoff
 from jobgate.pool.guests import Guests
 from jobgate.pool.lifecycle import State
-from jobgate.pool.machine import Machine
+from jobgate.pool.machine import Appetite, Machine
 from jobgate.pool.member import RETIRED, Member
 from jobgate.pool.post import Post
 from jobgate.pool.process import WorkerProcess
@@ -85,6 +85,7 @@ class Supervisor:
         self._foreman = foreman
         self._groups = groups
         self._machine = machine or Machine()
+        self._appetite = Appetite()
         self._backoff = Backoff()
         self._watch = Watch(self, reactor)
         self._stopping = False
@@ -236,8 +237,9 @@ class Supervisor:
         if self._stopping or self._scaler.is_fixed or not self._config.command:
             return
         now = self._reactor.seconds()
-        # Where workers die, more of them are no help.
-        spare = self._machine.spare() and not self._backoff.deaths
+        # Workers that only wait need no CPU; and where they die, more of them are no help.
+        cpu = self._appetite.is_small(self.alive) or self._machine.spare()
+        spare = cpu and not self._backoff.deaths
         places = [self._place(post, now) for post in self.posts if post.number in self._wanted]
         step = self._scaler.decide(now, places, self._foreman.waits(), spare=spare)
         if step.start:

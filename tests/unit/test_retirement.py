@@ -18,7 +18,7 @@ from jobgate.config import WorkerConfig
 from jobgate.pool import machine, reaping, watch
 from jobgate.pool.environment import STACKS_SIGNAL
 from jobgate.pool.lifespan import Lifespan
-from jobgate.pool.machine import Machine
+from jobgate.pool.machine import Appetite, Machine
 from jobgate.pool.post import Post
 from jobgate.pool.report import Output
 from jobgate.pool.supervisor import Supervisor
@@ -77,6 +77,25 @@ class MachineTests(SynchronousTestCase):
         self.assertTrue(asked.spare())
         self.times(105.3, 100.6)
         self.assertFalse(asked.spare())
+
+    def test_appetite(self) -> None:
+        """Workers that wait while they have work need no CPU; unknown ones may."""
+        used = {7: 10.0, 8: 20.0}
+        self.patch(machine, "_cpu", used.get)
+        talks = [SimpleNamespace(busy=5.0), SimpleNamespace(busy=6.0)]
+        workers: Any = [
+            SimpleNamespace(pid=7, conversation=talks[0]),
+            SimpleNamespace(pid=8, conversation=talks[1]),
+            SimpleNamespace(pid=None, conversation=talks[1]),
+        ]
+        appetite = Appetite()
+        self.assertFalse(appetite.is_small(workers), "not known yet")
+        talks[0].busy += 0.1
+        self.assertFalse(appetite.is_small(workers), "too short to tell")
+        talks[0].busy, used[7] = 6.0, 10.05
+        self.assertTrue(appetite.is_small(workers))
+        talks[1].busy, used[8] = 7.0, 20.9
+        self.assertFalse(appetite.is_small(workers))
 
     def test_this_machine(self) -> None:
         """The real numbers can be read."""
@@ -519,7 +538,7 @@ class KnowledgeTests(PoolCase):
         """What the system counted, for the report."""
         told: list[Any] = []
         ended: list[int] = []
-        used = SimpleNamespace(ru_utime=1.5, ru_stime=0.25, ru_maxrss=100, ru_majflt=2)
+        used = SimpleNamespace(ru_utime=1.5, ru_stime=0.25, ru_maxrss=10**9, ru_majflt=2)
         transport: Any = SimpleNamespace(pid=77, processEnded=ended.append)
         answers = iter([(0, 0, used), (77, 9, used)])
         self.patch(reaping.os, "wait4", lambda pid, how: next(answers))
@@ -529,7 +548,9 @@ class KnowledgeTests(PoolCase):
         self.assertEqual((told, ended), ([], []))
         transport.reapProcess()
         self.assertEqual((told[0].user, told[0].system, ended), (1.5, 0.25, [9]))
-        self.assertEqual((told[0].max_rss, told[0].major_faults), (100 * 1024, 2))
+        self.assertEqual((told[0].max_rss, told[0].major_faults), (10**9 * 1024, 2))
+        used.ru_maxrss = 1
+        self.assertIsNone(reaping._usage(used).max_rss)  # type: ignore[arg-type]
 
     def test_marks(self) -> None:
         """What is said after a mark is told once."""
