@@ -40,14 +40,14 @@ def put(
         known = kept(ledger, key)
         if known is not None:
             return Stored(known)
-    if ledger.careful:
-        there = set(ledger.known([job.id for job in jobs]))
-        jobs = [job for job in jobs if job.id not in there]
+    linked = any(job.needs for job in jobs)
+    if ledger.careful or linked:
+        jobs = _unknown(ledger, jobs)
         if not jobs:
             return Stored()
     if limits:
         _check_limits(ledger, jobs, limits)
-    parents = _parents(ledger, jobs)
+    parents = _parents(ledger, jobs) if linked else None
     number = 0
     if graph:
         number = _new_graph(ledger, graph, jobs)
@@ -71,10 +71,8 @@ def grow(ledger: Ledger, row: Row, jobs: Sequence[NewJob]) -> None:
     """
     if not row.graph:
         raise Unprocessable(f"job {row.id} is in no graph that could grow")
-    if ledger.careful:
-        there = set(ledger.known([job.id for job in jobs]))
-        jobs = [job for job in jobs if job.id not in there]
-    parents = _parents(ledger, jobs) or {}
+    jobs = _unknown(ledger, jobs)
+    parents = _parents(ledger, jobs)
     children = ledger.load(
         "JOIN edge ON edge.child = job.seq WHERE edge.parent = ? AND job.state = ?",
         (row.seq, State.BLOCKED),
@@ -118,6 +116,12 @@ def remember(ledger: Ledger, key: Key, target: str) -> None:
     )
 
 
+def _unknown(ledger: Ledger, jobs: Sequence[NewJob]) -> list[NewJob]:
+    """Those that are not stored yet."""
+    there = set(ledger.known([job.id for job in jobs]))
+    return [job for job in jobs if job.id not in there]
+
+
 def _check_limits(ledger: Ledger, jobs: Sequence[NewJob], limits: dict[str, int]) -> None:
     more: dict[str, int] = {}
     for job in jobs:
@@ -129,16 +133,14 @@ def _check_limits(ledger: Ledger, jobs: Sequence[NewJob], limits: dict[str, int]
             raise QueueFull(f"queue {queue} has {waiting} jobs waiting, and may have {limit}")
 
 
-def _parents(ledger: Ledger, jobs: Sequence[NewJob]) -> dict[str, Row] | None:
+def _parents(ledger: Ledger, jobs: Sequence[NewJob]) -> dict[str, Row]:
     """
-    The jobs that new ones need and that are stored already; None if nothing needs anything.
+    The jobs that new ones need and that are stored already.
 
     Raises:
         Unprocessable: One is neither stored nor among the new ones.
     """
     needed = {id_ for job in jobs for id_ in job.needs}
-    if not needed:
-        return None
     needed.difference_update(job.id for job in jobs)
     rows = ledger.load(
         "WHERE job.id IN (SELECT value FROM json_each(?))", (encode(list(needed)).decode(),)
@@ -182,11 +184,11 @@ def _add_linked(
                 ledger.link(numbers[id_], seq, place)
                 continue
             ledger.link(parent.seq, seq, place)
+            # One that has ended, too: its reply is to stay for those that need it.
+            parent.flags |= NEEDED
+            ledger.touch(parent)
             if TERMINAL <= parent.state <= State.DEAD:
                 ended.append((seq, parent))
-            else:
-                parent.flags |= NEEDED
-                ledger.touch(parent)
     inner = {id_ for job in jobs for id_ in job.needs if id_ in numbers}
     if inner:
         ledger.need(sorted(numbers[id_] for id_ in inner))

@@ -164,6 +164,15 @@ class InlineWriter:
         self._arrivals.append(operation)
         self._run()
 
+    def hold(self) -> None:
+        """Let operations gather, as they do while a thread is busy."""
+        self._running = True
+
+    def release(self) -> None:
+        """Run what has gathered, as one group."""
+        self._running = False
+        self._run()
+
     def close(self) -> Deferred[None]:
         """Close the store."""
         self._run()

@@ -1,0 +1,908 @@
+"""
+What every store must do: a model to compare it with, and promises one by one.
+
+A store joins by a `Place` (how it is opened, how it crashes, how its time passes) and two
+classes, `Promises` and a machine made by `machine_for`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+from unittest.mock import ANY
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from jobgate.errors import BadRequest, QueueFull, Unprocessable
+from jobgate.jobs.job import (
+    CALLBACKS,
+    FOLLOWS,
+    TERMINAL,
+    Change,
+    Ending,
+    Job,
+    NewJob,
+    Reply,
+    State,
+)
+from jobgate.jobs.journal import Key, LeaseTerms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from twisted.internet.defer import Deferred
+
+    from jobgate.jobs.journal import Journal
+
+QUEUES = ("q", "r")
+DAY = 24 * 3600
+AGEING = 10_000
+
+
+class Place(Protocol):
+    """Where a store under test lives."""
+
+    durable: bool
+    """Whether it survives the gate."""
+
+    def open(self, listener: Callable[[Sequence[Change]], None]) -> tuple[Journal, dict[str, Any]]:
+        """Open it (anew), as a gate's start does; the journal, and what opening gave."""
+
+    def crash(self) -> None:
+        """End the gate without a word, as `kill -9` does."""
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+
+    def set_wall(self, seconds: float) -> None:
+        """Somebody moves the clock on the wall by so much."""
+
+    def wait(self, deferred: Deferred[Any]) -> Any:
+        """The result of a Deferred, or its error raised."""
+
+    def hold(self) -> None:
+        """What is asked from now on is to happen as one group, if there are such."""
+
+    def release(self) -> None:
+        """Now it is."""
+
+    def tell(self, listener: Callable[[Sequence[Change]], None]) -> None:
+        """Have another listener than `open` was given."""
+
+    def done(self) -> None:
+        """Clean up."""
+
+
+def new(id_: str, **changes: Any) -> NewJob:
+    """A job with a body of its own."""
+    fields = {"id": id_, "queue": "q", "body": id_.encode(), "content_type": "t/p", **changes}
+    return NewJob(**fields)
+
+
+OK = Ending(State.SUCCEEDED, Reply(200, "t/p", b"done"))
+FAILED = Ending(State.FAILED, error={"title": "no"}, output="last words")
+DEAD = Ending(State.DEAD, error={"title": "never"})
+AGAIN = Ending(State.QUEUED, spent=False)
+LATER = Ending(State.SCHEDULED, error={"title": "not yet"}, delay=5.0)
+ENDINGS = (OK, FAILED, DEAD, AGAIN, LATER)
+
+
+@dataclass
+class Fact:
+    """What the model knows of a job."""
+
+    new: NewJob
+    seq: int
+    created: int
+    turn: int
+    state: State
+    held: bool = False
+    attempt: int = 0
+    spent: int = 0
+    due: int = 0
+    expires: int = 0
+    started: bool = False
+    finished: int = 0
+    lease: str = ""
+    graph: str = ""
+    needs: list[str] = field(default_factory=list)
+    unmet: set[str] = field(default_factory=set)
+    replied: bool = False
+    tries: int = 0
+    gone: bool = False
+
+
+class Model:
+    """Jobs as a dict, and the rules in their plainest form."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Fact] = {}
+        self.leases: dict[str, int] = {}
+        self.ended_leases: set[str] = set()
+        self.seq = 0
+
+    def put(self, jobs: Iterable[NewJob], now: int, claim: int = 0, graph: str = "") -> None:
+        added = []
+        for index, job in enumerate(jobs):
+            self.seq += 1
+            due = now + round(job.delay * 1000) if job.delay else 0
+            state = State.BLOCKED if job.needs else State.SCHEDULED if due else State.QUEUED
+            fact = Fact(
+                job,
+                self.seq,
+                now,
+                (due or now) + job.priority * AGEING,
+                state,
+                held=state is State.QUEUED and index < claim,
+                due=due,
+                expires=now + round(job.expires * 1000) if job.expires else 0,
+                graph=graph,
+                needs=list(job.needs),
+                unmet=set(job.needs),
+            )
+            self.jobs[job.id] = fact
+            added.append(fact)
+        for fact in added:
+            for id_ in fact.needs:
+                parent = self.jobs[id_]
+                if parent.state >= TERMINAL and fact.state is State.BLOCKED:
+                    self.met(fact, parent, now)
+
+    def met(self, fact: Fact, parent: Fact, now: int) -> None:
+        fact.unmet.discard(parent.new.id)
+        if parent.state is not State.SUCCEEDED and fact.new.when != "finished":
+            self.end(fact, State.CANCELLED, now)
+        elif not fact.unmet:
+            fact.state = State.SCHEDULED if fact.due > now else State.QUEUED
+
+    def end(self, fact: Fact, state: State, now: int) -> None:
+        assert state >= TERMINAL
+        fact.state, fact.finished, fact.lease, fact.held = state, now, "", False
+        if fact.new.callback:
+            told = f"{fact.new.id}-{state.word}"
+            if told not in self.jobs:
+                self.put([new(told, queue=CALLBACKS, attempts=10)], now)
+        for child in list(self.jobs.values()):
+            if child.state is State.BLOCKED and fact.new.id in child.unmet:
+                self.met(child, fact, now)
+
+    def settle(self, fact: Fact, ending: Ending, now: int) -> None:
+        if ending.state >= TERMINAL:
+            fact.replied = ending.reply is not None
+            self.end(fact, ending.state, now)
+            return
+        fact.state, fact.lease = ending.state, ""
+        if ending.state is State.SCHEDULED:
+            fact.due = now + round(ending.delay * 1000)
+            fact.turn = fact.due + fact.new.priority * AGEING
+
+    def start(self, fact: Fact, lease: str = "") -> None:
+        fact.attempt += 1
+        fact.state, fact.held, fact.lease, fact.started = State.RUNNING, False, lease, True
+
+    def finish(self, fact: Fact, ending: Ending, now: int) -> None:
+        fact.spent += ending.spent
+        fact.tries += ending.error is not None
+        self.settle(fact, ending, now)
+
+    def crash(self, now: int, downtime: int) -> None:
+        for lease in self.leases:
+            self.leases[lease] += downtime
+        for fact in list(self.jobs.values()):
+            if fact.new.call and fact.state < TERMINAL:
+                fact.replied = False
+                self.end(fact, State.FAILED, now)
+        for fact in list(self.jobs.values()):
+            fact.held = False
+            if fact.state is State.RUNNING and not fact.lease:
+                if fact.new.once:
+                    fact.tries += 1
+                    self.end(fact, State.DEAD, now)
+                else:
+                    fact.state = State.QUEUED
+
+    def takeable(self, queue: str, now: int) -> list[Fact]:
+        return sorted(
+            (
+                fact
+                for fact in self.jobs.values()
+                if fact.new.queue == queue
+                and fact.state is State.QUEUED
+                and not fact.held
+                and not (fact.expires and fact.expires <= now)
+            ),
+            key=lambda fact: (fact.turn, fact.seq),
+        )
+
+    def counts(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for fact in self.jobs.values():
+            if fact.state < TERMINAL:
+                found.setdefault(fact.new.queue, [0] * len(State))[fact.state] += 1
+        return found
+
+
+def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
+    """A state machine that drives a store and the model side by side."""
+
+    class JournalMachine(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.place = make()
+            self.model = Model()
+            self.seen: dict[str, State] = {}
+            self.attempts: dict[str, int] = {}
+            self.names = 0
+            self.swept = 0.0
+            self.keys: dict[str, tuple[str, str]] = {}
+
+        @initialize()
+        def begin(self) -> None:
+            self.journal, counts = self.place.open(self.changed)
+            assert counts == {}
+
+        # --- helpers
+
+        def do(self, deferred: Deferred[Any]) -> Any:
+            return self.place.wait(deferred)
+
+        def now(self) -> int:
+            return int(self.journal.now() * 1000)
+
+        def changed(self, changes: Sequence[Change]) -> None:
+            """Each change follows from the one before it, and from nothing else."""
+            for change in changes:
+                if change.before is None:
+                    assert change.id not in self.seen or not self.place.durable, change
+                else:
+                    assert self.seen[change.id] is change.before, change
+                    assert change.state in FOLLOWS[change.before], change
+                self.seen[change.id] = change.state
+                # Attempts only rise.
+                assert change.attempt >= self.attempts.get(change.id, 0), change
+                self.attempts[change.id] = change.attempt
+
+        def name(self) -> str:
+            self.names += 1
+            return f"j{self.names}"
+
+        def some(self, data: st.DataObject, facts: Iterable[Fact]) -> Fact | None:
+            facts = sorted(facts, key=lambda fact: fact.seq)
+            return data.draw(st.sampled_from(facts)) if facts else None
+
+        def any(self, data: st.DataObject) -> Fact | None:
+            return self.some(data, self.model.jobs.values())
+
+        # --- in
+
+        @rule(
+            count=st.integers(1, 4),
+            claim=st.integers(0, 4),
+            queue=st.sampled_from(QUEUES),
+            priority=st.integers(0, 7),
+            fields=st.fixed_dictionaries(
+                {},
+                optional={
+                    "delay": st.sampled_from([0.5, 3.0, 100.0]),
+                    "expires": st.sampled_from([1.0, 8.0, 50.0]),
+                    "call": st.just(value=True),
+                    "once": st.just(value=True),
+                    "callback": st.just("http://h/"),
+                    "headers": st.just('{"a":1}'),
+                    "keep": st.sampled_from([2.0, 7200.0]),
+                },
+            ),
+        )
+        def put(
+            self, count: int, claim: int, queue: str, priority: int, fields: dict[str, Any]
+        ) -> None:
+            jobs = [
+                new(self.name(), queue=queue, priority=priority, **fields) for _ in range(count)
+            ]
+            now = self.now()
+            assert self.do(self.journal.put(jobs, claim=claim)).kept is None
+            self.model.put(jobs, now, claim)
+
+        @rule(data=st.data())
+        def put_again(self, data: st.DataObject) -> None:
+            """It is harmless, whatever has become of the job."""
+            fact = self.any(data)
+            if fact is not None:
+                self.do(self.journal.put([fact.new], claim=1))
+
+        @rule(limit=st.integers(0, 12), count=st.integers(1, 3))
+        def put_limited(self, limit: int, count: int) -> None:
+            waiting = sum(
+                fact.new.queue == "q" and fact.state < State.RUNNING
+                for fact in self.model.jobs.values()
+            )
+            jobs = [new(self.name()) for _ in range(count)]
+            now = self.now()
+            try:
+                self.do(self.journal.put(jobs, limits={"q": limit}))
+            except QueueFull:
+                assert waiting + count > limit
+            else:
+                assert waiting + count <= limit
+                self.model.put(jobs, now)
+
+        @rule(key=st.sampled_from("abc"), body=st.sampled_from("xy"))
+        def put_with_key(self, key: str, body: str) -> None:
+            name = self.name()
+            now = self.now()
+            stored = self.do(self.journal.put([new(name)], key=Key(key, body, "said", DAY)))
+            if key in self.keys:
+                assert (stored.kept.id, stored.kept.fingerprint) == self.keys[key]
+                assert stored.kept.answer == "said"
+                return
+            assert stored.kept is None
+            self.keys[key] = (name, body)
+            self.model.put([new(name)], now)
+
+        @rule(
+            data=st.data(),
+            count=st.integers(1, 7),
+            whens=st.lists(st.sampled_from(["succeeded", "finished"]), min_size=7, max_size=7),
+            graph=st.booleans(),
+        )
+        def put_linked(
+            self, data: st.DataObject, count: int, whens: list[str], graph: bool
+        ) -> None:
+            """A graph, or jobs that need each other and some that are there."""
+            names = [self.name() for _ in range(count)]
+            others = [] if graph else sorted(self.model.jobs)[:5]
+            jobs = []
+            for index, name in enumerate(names):
+                pool = names[:index] + others
+                needs = (
+                    data.draw(st.lists(st.sampled_from(pool), max_size=3, unique=True))
+                    if pool
+                    else []
+                )
+                jobs.append(
+                    new(
+                        name,
+                        queue=QUEUES[index % 2],
+                        needs=tuple(needs),
+                        when=whens[index],
+                        name=f"n-{name}" if graph else "",
+                        callback="http://h/" if index == 3 else "",
+                    )
+                )
+            # Jobs may need such as come after them.
+            order = data.draw(st.permutations(jobs))
+            id_ = f"G{names[0]}" if graph else ""
+            now = self.now()
+            self.do(self.journal.put(order, claim=2, graph=id_))
+            self.model.put(order, now, 2, id_)
+
+        @rule()
+        def put_needing_nobody(self) -> None:
+            with pytest.raises(Unprocessable, match="nobody"):
+                self.do(self.journal.put([new("lost", needs=("nobody",))]))
+
+        # --- out, and back
+
+        @rule(
+            queue=st.sampled_from([*QUEUES, "none"]),
+            count=st.integers(1, 6),
+            max_bytes=st.sampled_from([1, 5, 1000]),
+        )
+        def take(self, queue: str, count: int, max_bytes: int) -> None:
+            wanted = self.model.takeable(queue, self.now())[:count]
+            total = 0
+            for index, fact in enumerate(wanted):
+                total += len(fact.new.body)
+                if index and total > max_bytes:
+                    wanted = wanted[:index]
+                    break
+            taken = self.do(self.journal.take(queue, count, max_bytes))
+            assert [job.id for job in taken] == [fact.new.id for fact in wanted]
+            for job, fact in zip(taken, wanted, strict=True):
+                fact.held = True
+                assert job.body == fact.new.body
+                assert (job.attempt, job.spent) == (fact.attempt, fact.spent)
+                assert (job.headers, job.content_type) == (fact.new.headers, "t/p")
+                assert (job.call, job.once) == (fact.new.call, fact.new.once)
+                assert job.graph == fact.graph
+                inputs = tuple((self.model.jobs[n].new.name or n, n) for n in fact.needs)
+                assert job.inputs == inputs
+
+        @rule(data=st.data())
+        def give_back(self, data: st.DataObject) -> None:
+            fact = self.any(data)
+            if fact is not None:
+                self.do(self.journal.give_back([fact.new.id, "nobody"]))
+                fact.held = False
+
+        def start_some(self, data: st.DataObject) -> Fact | None:
+            fact = self.some(data, (fact for fact in self.model.jobs.values() if fact.held))
+            if fact is not None:
+                self.do(self.journal.start(fact.new.id, fact.attempt + 1, "w-1"))
+                self.model.start(fact)
+            return fact
+
+        @rule(data=st.data())
+        def start(self, data: st.DataObject) -> None:
+            self.start_some(data)
+
+        @rule(data=st.data(), attempt=st.integers(0, 3))
+        def start_what_is_not_ours(self, data: st.DataObject, attempt: int) -> None:
+            fact = self.some(data, (fact for fact in self.model.jobs.values() if not fact.held))
+            if fact is not None:
+                self.do(self.journal.start(fact.new.id, attempt, "w-2"))
+
+        @rule(data=st.data(), ending=st.sampled_from(ENDINGS))
+        def finish(self, data: st.DataObject, ending: Ending) -> None:
+            running = [f for f in self.model.jobs.values() if f.state is State.RUNNING]
+            fact = self.some(data, running) or self.start_some(data)
+            if fact is not None:
+                now = self.now()
+                assert self.do(self.journal.finish(fact.new.id, fact.attempt, ending))
+                self.model.finish(fact, ending, now)
+
+        @rule(data=st.data(), attempt=st.integers(0, 4), ending=st.sampled_from(ENDINGS))
+        def finish_stale(self, data: st.DataObject, attempt: int, ending: Ending) -> None:
+            fact = self.any(data)
+            if fact is None or (fact.state is State.RUNNING and fact.attempt == attempt):
+                return
+            assert not self.do(self.journal.finish(fact.new.id, attempt, ending))
+
+        @rule(
+            data=st.data(),
+            count=st.integers(1, 3),
+            chain=st.booleans(),
+            ending=st.sampled_from(ENDINGS[:3]),
+        )
+        def grow(self, data: st.DataObject, count: int, chain: bool, ending: Ending) -> None:
+            fact = self.some(
+                data,
+                (f for f in self.model.jobs.values() if f.state is State.RUNNING and f.graph),
+            )
+            if fact is None:
+                return
+            names = [self.name() for _ in range(count)]
+            jobs = tuple(
+                new(name, name=f"n-{name}", needs=(names[index - 1],) if chain and index else ())
+                for index, name in enumerate(names)
+            )
+            more = Ending(ending.state, ending.reply, ending.error, jobs=jobs)
+            now = self.now()
+            assert self.do(self.journal.finish(fact.new.id, fact.attempt, more))
+            children = [
+                child
+                for child in self.model.jobs.values()
+                if child.state is State.BLOCKED and fact.new.id in child.needs
+            ]
+            self.model.put(jobs, now, graph=fact.graph)
+            for child in children:
+                child.needs += names
+                child.unmet |= set(names)
+            self.model.finish(fact, more, now)
+
+        @rule(
+            data=st.data(),
+            state=st.sampled_from([State.DEAD, State.FAILED, State.CANCELLED]),
+        )
+        def finish_waiting(self, data: st.DataObject, state: State) -> None:
+            fact = self.any(data)
+            if fact is None:
+                return
+            now = self.now()
+            done = self.do(
+                self.journal.finish_waiting(fact.new.id, Ending(state, error={"title": "x"}))
+            )
+            assert done == (fact.state < State.RUNNING and state in FOLLOWS[fact.state])
+            if done:
+                fact.replied = False
+                self.model.end(fact, state, now)
+
+        @rule(
+            data=st.data(),
+            steps=st.lists(
+                st.sampled_from(["put", "start", "finish", "stale", "take", "back", "cancel"]),
+                min_size=2,
+                max_size=12,
+            ),
+            twice=st.booleans(),
+        )
+        def together(self, data: st.DataObject, steps: list[str], twice: bool) -> None:
+            """Many at once are as one after another; what fails among them fails alone."""
+            now = self.now()
+            model, journal = self.model, self.journal
+            waiting: list[tuple[Deferred[Any], object]] = []
+            self.place.hold()
+            if twice:
+                steps = ["put", "twice", *steps]
+            for step in steps:
+                if step == "put":
+                    jobs = [new(self.name(), priority=len(waiting) % 3) for _ in range(2)]
+                    waiting.append((journal.put(jobs, claim=1), ANY))
+                    model.put(jobs, now, 1)
+                elif step == "twice":
+                    waiting.append((journal.put([*jobs, new(self.name())]), ANY))
+                    model.put([new(f"j{self.names}")], now)
+                elif step == "start":
+                    fact = self.some(data, (f for f in model.jobs.values() if f.held))
+                    if fact is not None:
+                        model.start(fact)
+                        waiting.append((journal.start(fact.new.id, fact.attempt, "w-3"), None))
+                elif step == "finish":
+                    running = (f for f in model.jobs.values() if f.state is State.RUNNING)
+                    fact = self.some(data, running)
+                    if fact is not None:
+                        ending = data.draw(st.sampled_from(ENDINGS))
+                        done = journal.finish(fact.new.id, fact.attempt, ending)
+                        waiting.append((done, True))
+                        model.finish(fact, ending, now)
+                elif step == "stale":
+                    fact = self.any(data)
+                    if fact is not None:
+                        waiting.append((journal.finish(fact.new.id, 99, OK), False))
+                elif step == "take":
+                    wanted = model.takeable("q", now)[:3]
+                    ids = [fact.new.id for fact in wanted]
+                    taken = journal.take("q", 3, 1000)
+                    waiting.append((taken.addCallback(lambda jobs: [job.id for job in jobs]), ids))
+                    for fact in wanted:
+                        fact.held = True
+                elif step == "back":
+                    held = [f for f in model.jobs.values() if f.held]
+                    waiting.append((journal.give_back([f.new.id for f in held]), None))
+                    for fact in held:
+                        fact.held = False
+                else:
+                    fact = self.any(data)
+                    if fact is not None:
+                        waiting.append((journal.cancel(fact.new.id, "why"), ANY))
+                        if fact.state < TERMINAL:
+                            fact.replied = False
+                            model.end(fact, State.CANCELLED, now)
+            self.place.release()
+            for deferred, wanted_result in waiting:
+                assert self.do(deferred) == wanted_result
+
+        # --- leases
+
+        @rule(data=st.data(), seconds=st.sampled_from([1.0, 10.0, 500.0]))
+        def lease(self, data: st.DataObject, seconds: float) -> None:
+            held = sorted(f.new.id for f in self.model.jobs.values() if f.held)
+            if not held:
+                return
+            chosen = data.draw(st.lists(st.sampled_from(held), min_size=1, unique=True))
+            facts = [self.model.jobs[id_] for id_ in chosen]
+            id_ = f"L{self.name()}"
+            now = self.now()
+            pairs = [(fact.new.id, fact.attempt + 1) for fact in facts]
+            leased = self.do(self.journal.lease(pairs, LeaseTerms(id_, seconds, "puller")))
+            for fact in facts:
+                self.model.start(fact, id_)
+            self.model.leases[id_] = now + round(seconds * 1000)
+            assert leased.jobs == tuple(pairs)
+            assert leased.until == self.model.leases[id_] / 1000
+
+        def covered(self, lease: str) -> set[tuple[str, int]]:
+            return {
+                (fact.new.id, fact.attempt)
+                for fact in self.model.jobs.values()
+                if fact.lease == lease
+            }
+
+        @precondition(lambda self: self.model.leases)
+        @rule(data=st.data(), seconds=st.sampled_from([1.0, 60.0]))
+        def extend(self, data: st.DataObject, seconds: float) -> None:
+            id_ = data.draw(st.sampled_from(sorted(self.model.leases)))
+            now = self.now()
+            leased = self.do(self.journal.extend(id_, seconds))
+            covered = self.covered(id_)
+            if not covered:
+                assert leased is None
+                return
+            self.model.leases[id_] = now + round(seconds * 1000)
+            assert set(leased.jobs) == covered
+            assert leased.until == self.model.leases[id_] / 1000
+
+        @precondition(lambda self: self.model.leases)
+        @rule(data=st.data(), ending=st.sampled_from(ENDINGS))
+        def finish_lease(self, data: st.DataObject, ending: Ending) -> None:
+            id_ = data.draw(st.sampled_from(sorted(self.model.leases)))
+            covered = self.covered(id_)
+            now = self.now()
+            done = self.do(self.journal.finish_lease(id_, ending))
+            if id_ not in self.model.ended_leases:
+                assert done == bool(covered)
+            for job, _ in covered:
+                self.model.finish(self.model.jobs[job], ending, now)
+            if covered:
+                self.model.ended_leases.add(id_)
+                assert self.do(self.journal.finish_lease(id_, ending))
+                assert set(self.do(self.journal.leased(id_)).jobs) == covered
+
+        # --- what people ask for
+
+        @rule(data=st.data())
+        def cancel(self, data: st.DataObject) -> None:
+            fact = self.any(data)
+            if fact is None:
+                return
+            now = self.now()
+            before = self.do(self.journal.cancel(fact.new.id, "because"))
+            self.check(fact, before)
+            if fact.state < TERMINAL:
+                fact.replied = False
+                self.model.end(fact, State.CANCELLED, now)
+                after = self.do(self.journal.get(fact.new.id))
+                assert after.error["detail"] == "because"
+
+        @rule(data=st.data())
+        def cancel_graph(self, data: st.DataObject) -> None:
+            fact = self.some(data, (f for f in self.model.jobs.values() if f.graph))
+            if fact is None:
+                return
+            now = self.now()
+            assert self.do(self.journal.cancel(fact.graph, "all")) is None
+            for each in list(self.model.jobs.values()):
+                if each.graph == fact.graph and each.state < TERMINAL:
+                    self.model.end(each, State.CANCELLED, now)
+
+        @rule(data=st.data())
+        def retry(self, data: st.DataObject) -> None:
+            fact = self.any(data)
+            if fact is None:
+                return
+            now = self.now()
+            done = self.do(self.journal.retry(fact.new.id))
+            assert done == (fact.state in (State.FAILED, State.DEAD) and not fact.gone)
+            if done:
+                fact.state, fact.spent, fact.finished = State.QUEUED, 0, 0
+                fact.due, fact.replied = 0, False
+                fact.turn = now + fact.new.priority * AGEING
+                fact.expires = now + round(fact.new.expires * 1000) if fact.new.expires else 0
+
+        @rule(data=st.data())
+        def forget(self, data: st.DataObject) -> None:
+            """Only what nothing refers to, so that the model stays plain."""
+            needed = {n for fact in self.model.jobs.values() for n in fact.needs}
+            fact = self.some(
+                data,
+                (f for f in self.model.jobs.values() if f.new.id not in needed and not f.graph),
+            )
+            if fact is None:
+                return
+            self.do(self.journal.forget(fact.new.id))
+            if fact.state >= TERMINAL:
+                del self.model.jobs[fact.new.id]
+                del self.seen[fact.new.id]
+                self.attempts.pop(fact.new.id, None)
+                self.keys = {k: v for k, v in self.keys.items() if v[0] != fact.new.id}
+
+        @rule(queue=st.sampled_from(QUEUES))
+        def purge(self, queue: str) -> None:
+            now = self.now()
+            facts = [f for f in self.model.jobs.values() if f.new.queue == queue]
+            waiting = [f for f in facts if f.state < State.RUNNING and not f.held]
+            dead = [f for f in facts if f.state is State.DEAD and not f.gone]
+            count = self.do(self.journal.purge(queue))
+            # What waits is cancelled, or was already by what it needs.
+            assert len(dead) <= count <= len(waiting) + len(dead)
+            for fact in waiting:
+                if fact.state < TERMINAL:
+                    self.model.end(fact, State.CANCELLED, now)
+            for fact in dead:
+                fact.gone = True
+
+        # --- time and fate
+
+        @rule(seconds=st.sampled_from([0.001, 1.0, 6.0, 61.0]))
+        def advance(self, seconds: float) -> None:
+            self.place.advance(seconds)
+
+        @rule(seconds=st.sampled_from([0.0, 7200.0, 2.0 * DAY]))
+        def sweep(self, seconds: float) -> None:
+            self.place.advance(seconds)
+            now = self.now()
+            due = self.do(self.journal.sweep())
+            self.swept = now / 1000
+            facts = self.model.jobs.values()
+            lapsed = {f.new.id for f in facts if f.lease and self.model.leases[f.lease] <= now}
+            expired = {
+                f.new.id
+                for f in facts
+                if f.state < State.RUNNING and f.expires and f.expires <= now
+            }
+            assert {job.id for job in due.lapsed} == lapsed
+            assert {job.id for job in due.expired} == expired
+            for fact in facts:
+                if fact.state is State.SCHEDULED and fact.due <= now and fact.new.id not in expired:
+                    fact.state, fact.due = State.QUEUED, 0
+            times = [f.due for f in facts if f.state is State.SCHEDULED]
+            times += [f.expires for f in facts if f.state < State.RUNNING and f.expires > now]
+            times += [self.model.leases[f.lease] for f in facts if f.lease]
+            soonest = min((at for at in times if at > now), default=None)
+            if soonest is not None:
+                assert due.after <= (soonest - now) / 1000 + 1e-6
+            self.find_the_gone(now)
+
+        def find_the_gone(self, now: int) -> None:
+            """What is dropped may be; and what has been for long is not there at all."""
+            for name, fact in list(self.model.jobs.items()):
+                job = self.do(self.journal.get(name))
+                kept = fact.finished + round(fact.new.keep * 1000)
+                if job is None:
+                    assert fact.gone
+                    assert kept + DAY * 1000 <= now
+                    self.vanish(fact)
+                elif job.gone and not fact.gone:
+                    assert fact.state >= TERMINAL
+                    assert fact.state is not State.DEAD
+                    assert kept <= now
+                    # Nobody may still ask for it.
+                    for other in self.model.jobs.values():
+                        assert other.state >= TERMINAL or name not in other.needs
+                        if fact.graph and other.graph == fact.graph:
+                            assert other.state >= TERMINAL
+                    fact.gone = True
+                    fact.replied = False
+                    fact.tries = 0
+            self.keys = {
+                key: named
+                for key, named in self.keys.items()
+                if self.do(self.journal.kept(Key(key, ""))) is not None
+            }
+
+        def vanish(self, fact: Fact) -> None:
+            del self.model.jobs[fact.new.id]
+            self.seen.pop(fact.new.id)
+            for other in self.model.jobs.values():
+                if fact.new.id in other.needs:
+                    other.needs.remove(fact.new.id)
+
+        @rule(
+            crash=st.booleans(),
+            down=st.sampled_from([0.0, 30.0]),
+            wall=st.sampled_from([0.0, -9000.0, 40.0]),
+        )
+        def restart(self, crash: bool, down: float, wall: float) -> None:
+            before = self.journal.now()
+            if crash:
+                self.place.crash()
+            else:
+                self.do(self.journal.close())
+            self.place.advance(down)
+            self.place.set_wall(wall)
+            if not self.place.durable:
+                self.model = Model()
+                self.seen.clear()
+                self.keys.clear()
+            ended = {n for n, f in self.model.jobs.items() if f.state >= TERMINAL}
+            # What a gate had becomes free without a Change, told by the counts.
+            for name, fact in self.model.jobs.items():
+                if fact.state < TERMINAL:
+                    self.seen.pop(name, None)
+            changes: list[Change] = []
+            self.journal, counts = self.place.open(changes.extend)
+            # It never goes back by more than a crash can hide; if nothing is stored, nobody looks.
+            after = self.journal.now()
+            if self.place.durable and self.model.seq:
+                assert after >= (self.swept - 10.0 if crash else before - 0.001)
+            self.model.crash(self.now(), 0)
+            for lease in self.model.leases:
+                live = self.do(self.journal.leased(lease))
+                if live is not None and lease not in self.model.ended_leases:
+                    # At least the time for which no gate ran has been added.
+                    had = self.model.leases[lease]
+                    self.model.leases[lease] = round(live.until * 1000)
+                    assert live.until - had / 1000 >= max(0.0, after - before) - 0.002
+            assert counts == self.model.counts()
+            now_ended = {
+                n for n, f in self.model.jobs.items() if f.state >= TERMINAL and n not in ended
+            }
+            assert {change.id for change in changes} == now_ended
+            assert all(change.before is None for change in changes)
+            for name, fact in self.model.jobs.items():
+                self.seen[name] = fact.state
+            self.place.tell(self.changed)
+
+        # --- what holds at every moment
+
+        def check(self, fact: Fact, job: Job | None) -> None:
+            assert job is not None, fact
+            assert job.state is fact.state, (fact, job)
+            assert (job.attempt, job.spent) == (fact.attempt, fact.spent), (fact, job)
+            assert (job.queue, job.graph) == (fact.new.queue, fact.graph)
+            assert job.created == fact.created / 1000
+            assert job.finished == fact.finished / 1000, (fact, job)
+            assert job.due == (fact.due / 1000 if fact.state is State.SCHEDULED else 0), fact
+            until = self.model.leases[fact.lease] / 1000 if fact.lease else 0
+            assert job.until == until, (fact, job)
+            assert job.gone == fact.gone
+            jobs = self.model.jobs
+            assert job.needs == {jobs[n].new.name or n: jobs[n].state for n in fact.needs}
+
+        @invariant()
+        def as_the_model_says(self) -> None:
+            jobs, _ = self.do(self.journal.page("", None, 10_000, ""))
+            assert {job.id for job in jobs} == set(self.model.jobs)
+            for job in jobs:
+                name, fact = job.id, self.model.jobs[job.id]
+                self.check(fact, job)
+                assert self.seen[name] is fact.state
+                if fact.state is State.BLOCKED:
+                    assert fact.unmet
+
+        @invariant()
+        def time_goes_on(self) -> None:
+            assert not self.journal.trouble
+
+        @rule(data=st.data())
+        def look_closer(self, data: st.DataObject) -> None:
+            fact = self.any(data)
+            if fact is None:
+                return
+            name = fact.new.id
+            self.check(fact, self.do(self.journal.get(name)))
+            reply = self.do(self.journal.result(name))
+            assert (reply is not None) == (fact.replied and fact.state >= TERMINAL), fact
+            body = self.do(self.journal.body(name))
+            assert body == (None if fact.gone else ("t/p", fact.new.body)) or (
+                fact.new.queue == CALLBACKS
+            )
+            tries = self.do(self.journal.tries(name))
+            assert len(tries) <= fact.tries
+            ahead = self.do(self.journal.ahead(name))
+            if fact.state is State.QUEUED:
+                assert (
+                    ahead
+                    == sum(
+                        (other.turn, other.seq) < (fact.turn, fact.seq)
+                        for other in self.model.jobs.values()
+                        if other.new.queue == fact.new.queue and other.state is State.QUEUED
+                    )
+                    or fact.new.queue == CALLBACKS
+                )
+            if fact.graph:
+                graph = self.do(self.journal.graph(fact.graph))
+                inside = [f for f in self.model.jobs.values() if f.graph == fact.graph]
+                inside.sort(key=lambda each: each.seq)
+                assert [job.id for job in graph.jobs.values()] == [f.new.id for f in inside]
+
+        @rule(
+            queue=st.sampled_from(["", *QUEUES]),
+            state=st.sampled_from([None, *State]),
+            limit=st.integers(1, 4),
+        )
+        def pages(self, queue: str, state: State | None, limit: int) -> None:
+            found: list[str] = []
+            after = ""
+            while True:
+                jobs, after = self.do(self.journal.page(queue, state, limit, after))
+                assert len(jobs) <= limit
+                found += [job.id for job in jobs]
+                if not after:
+                    break
+                assert len(jobs) == limit
+            wanted = {
+                name
+                for name, f in self.model.jobs.items()
+                if (not queue or f.new.queue == queue) and (state is None or f.state is state)
+            }
+            assert set(found) == wanted
+            assert len(found) == len(wanted)
+            facts = [self.model.jobs[name] for name in found]
+            ours = [fact.seq for fact in facts if fact.new.queue != CALLBACKS]
+            assert ours == sorted(ours, reverse=True)
+            with pytest.raises(BadRequest, match="after"):
+                self.do(self.journal.page("", None, 5, "nonsense"))
+
+        def teardown(self) -> None:
+            self.place.done()
+
+    return JournalMachine
