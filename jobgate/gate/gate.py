@@ -187,6 +187,7 @@ class Gate:
                 # Also where nothing has changed: an earlier change may not have come to life.
                 self.dispatcher[name].reconfigure(queue)
                 self._supervisors[name].reconfigure(queue)
+        self._revoke()
         return DeferredList(outcomes).addCallback(lambda _: None)
 
     # --- the ways in
@@ -299,8 +300,8 @@ class Gate:
         Raises:
             JobgateError: Its token does not allow it, or there is no such queue.
         """
+        token = self._tokens.find(hello.token.encode())
         if self._tokens:
-            token = self._tokens.find(hello.token.encode())
             if token is None:
                 raise Unauthorized("send a known token in HELLO")
             if not token.may(f"work:{hello.queue}"):
@@ -313,7 +314,18 @@ class Gate:
         if supervisor.stopping:
             raise ShuttingDown("the gate takes no more workers")
         numbers = [post.number for post in supervisor.posts]
-        return supervisor.guests.admit(hello.name, self._is_taken, transport, address, numbers)
+        worker = supervisor.guests.admit(hello.name, self._is_taken, transport, address, numbers)
+        worker.token = token.sha256 if token is not None else ""
+        return worker
+
+    def _revoke(self) -> None:
+        """Send those away whose token does not allow what they do any more."""
+        for supervisor in self._supervisors.values():
+            for post in supervisor.guests.posts:
+                for worker in post.everyone:
+                    token = self._tokens.of(worker.token)
+                    if self._tokens and not (token and token.may(f"work:{worker.queue}")):
+                        worker.retire()
 
     def _is_taken(self, name: str) -> bool:
         """Whether a name is somebody's, or that of a child that may yet be started."""

@@ -25,10 +25,15 @@ class Token:
 
     Args:
         config: Its name, what it may do, and its quota.
+
+    Attributes:
+        name: What it is called.
+        sha256: Its digest, in hex.
     """
 
     def __init__(self, config: TokenConfig) -> None:
         self.name = config.name
+        self.sha256 = config.sha256
         self._allow = config.allow
         self._rate = config.rate
         self._burst = max(1.0, config.rate or 0.0)
@@ -79,4 +84,8 @@ class Tokens:
     def find(self, secret: bytes) -> Token | None:
         """Whose token this is, or None."""
         # A digest is looked up, never a secret compared: its timing tells nothing.
-        return self._by_digest.get(sha256(secret).hexdigest())
+        return self.of(sha256(secret).hexdigest())
+
+    def of(self, digest: str) -> Token | None:
+        """Whose token has this SHA-256, in hex; None if nobody's."""
+        return self._by_digest.get(digest)

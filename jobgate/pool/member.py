@@ -56,11 +56,13 @@ class Member:
         call_at: Answers after which `_counted` is called, once.
         conversation: What is said to it; set by those who know how.
         address: Where it comes from; None if the gate started it.
+        token: The SHA-256 of the token that let it in; empty if none was asked for.
     """
 
     _log = Logger()
     conversation: Conversation
     address: str | None = None
+    token: str = ""
     evidence: Evidence | None = None
     call_at: float = _NEVER
 

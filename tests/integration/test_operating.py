@@ -137,7 +137,7 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ("[queues.q]\nworkers = 0\n", ["queues.q.workers", "0", "at least 1"]),
         ("[queues.q]\ntimeout = 'soon'\n", ["queues.q.timeout", '"soon"', "seconds"]),
         ("[queues.q]\nprotocol = 'smoke'\n", ["queues.q.protocol", '"smoke"', '"lines"']),
-        ("[queues.q]\nshards = 9\n", ["queues.q.shards", "9", "workers"]),
+        ('[queues.q]\ncommand = "x"\nshards = 9\n', ["queues.q.shards", "9", "workers"]),
         ("[queues.'no spaces']\n", ["no spaces", "1 to 64"]),
         ("[gate]\nmax_body = '1 GiB'\n", ["gate.max_body", "63MiB"]),
         ("[gate]\nlisten = ['tcp:0']\n", ["gate.listen", "loopback", "insecure"]),

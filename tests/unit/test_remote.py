@@ -313,6 +313,23 @@ class ReceptionTests(Case):
             self.assertEqual((meta["title"], meta["retry"]), (title, False))
         self.come(token="secret")
 
+    def test_a_token_that_is_taken_back(self) -> None:
+        """A reload sends those away that it would not let in; who is let in still may stay."""
+
+        def tables(**allow: str) -> dict[str, Any]:
+            found = [
+                {"name": name, "sha256": sha256(name.encode()).hexdigest(), "allow": [right]}
+                for name, right in allow.items()
+            ]
+            return {"tokens": found, "queues": {"q": {}, "other": {}}}
+
+        self.build(tables(a="work:q", b="work:q", c="work:q"))
+        workers = [self.come(token=token)[1] for token in "abc"]
+        after = tables(b="work:other", c="work:*")
+        self.gate.reconfigure(from_tables(after, "test", Path()))
+        states = [worker.state for worker in workers]
+        self.assertEqual(states, [State.ENDING, State.ENDING, State.READY])
+
     def test_a_gate_that_stops(self) -> None:
         """It takes nobody on, and says that it is no fault of the worker."""
         self.build()
