@@ -299,15 +299,26 @@ class _Wire(_Link):
 
     def _receive(self) -> bytes:
         try:
-            return self.carrier.read(_READ)
+            data = self.carrier.read(_READ)
         except OSError:  # reset, timed out, or a host that cannot be reached any more
-            return b""
+            data = b""
+        if not data:
+            self._lost()
+        return data
 
     def _receive_into(self, view: memoryview) -> int:
         try:
-            return self.carrier.read_into(view)
+            count = self.carrier.read_into(view)
         except OSError:
-            return 0
+            count = 0
+        if not count:
+            self._lost()
+        return count
+
+    def _lost(self) -> None:
+        """The gate does not wait for the command under way any more."""
+        if self.current:
+            self.current._cancelled = True  # noqa: SLF001 - family
 
 
 class Outside:

@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -487,6 +486,22 @@ def test_a_timeout_cuts_the_connection(gate: Program, employ: Employ, tmp_path: 
     assert gate.metrics()["brief"]["stray_replies_total"] == 0
 
 
+def test_a_handler_hears_that_the_gate_is_gone(
+    gate: Program, employ: Employ, tmp_path: Path
+) -> None:
+    """`command.cancelled` is true once the connection is lost: nobody waits for the reply."""
+    seen = tmp_path / "seen"
+    with proxy(where(gate)) as network:
+        employ(network.address)
+        gate.ready("q")
+        caller = background(gate.call, "q", b"cancelled %s" % os.fsencode(seen))
+        gate.running("q")
+        network.cut()
+        assert result(caller).slug == "worker-died"
+        eventually(seen.exists, 10)
+        assert gate.call("q", b"next").body == b"next"
+
+
 def test_garbage_ends_that_connection(gate: Program) -> None:
     """`worker-protocol-error`, as for a child; DRAIN's own frames are no breach."""
     with RawWorker(where(gate), queue="q") as worker:
@@ -911,4 +926,3 @@ def test_the_constants_of_the_protocol() -> None:
         frames.REPLY,
         frames.DRAIN,
     )
-    assert time.monotonic() > 0

@@ -27,6 +27,10 @@ def act(command: Command) -> Any:
         while not Path(argument.decode()).exists():
             time.sleep(0.005)
         return b"done"
+    if word == b"cancelled":
+        while not command.cancelled:
+            time.sleep(0.005)
+        Path(argument.decode()).touch()
     if word == b"pid":
         return str(os.getpid())
     if word == b"kill":
