@@ -536,8 +536,9 @@ class _Reader:
         fixed = queue.workers is not scale
         if scale.min > scale.max:
             self.wrong(f"{where}.workers.max", scale.max, f"at least min = {scale.min}")
-        if queue.command and queue.shards > max(1, scale.min):
-            # Every shard needs a worker of its own, also when nothing is to be done.
+        if queue.shards > max(1, scale.min):
+            # Every shard needs a worker of its own, also when nothing is to be done; who comes by
+            # itself is counted upon, too.
             most = f"workers{'' if fixed else '.min'} = {scale.min}"
             most = most if scale.min else "1 with workers.min = 0"
             self.wrong(f"{where}.shards", queue.shards, f"at most {most}")
