@@ -229,6 +229,10 @@ class Command:
         inputs: What became of the jobs that its job needed.
         batch: Those it is with at its worker; while it waits, those it must go with alone.
         excused: Starts that do not use up `attempts`: a death of a batch blames nobody.
+        job: Its caller is the journal: it has been accepted and counted there, waits as long
+            as it must, and what becomes of it after a failure is decided there.
+        on_start: Told when it begins to run, where somebody keeps a record of that.
+        on_progress: Told what its worker says of its progress: done, total, note.
     """
 
     # Class attributes are the defaults: most commands never set most of them.
@@ -252,6 +256,9 @@ class Command:
     batch: Batch | None = None
     excused: int = 0
     forget: Callable[[Command], None] | None = None
+    job: bool = False
+    on_start: Callable[[Command], None] | None = None
+    on_progress: Callable[[float, float | None, str | None], None] | None = None
 
     def __init__(
         self,

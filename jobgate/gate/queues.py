@@ -37,13 +37,14 @@ Line = OrderedDict[Command, None]
 class _Pending:
     """Commands in the order in which they are to be taken: what `DeferredQueue` calls pending."""
 
-    __slots__ = ("_clock", "_lines", "_used", "count", "size_bytes")
+    __slots__ = ("_clock", "_lines", "_used", "count", "jobs", "size_bytes")
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._lines: list[Line] = [OrderedDict() for _ in range(PRIORITIES)]
         self._used: list[Line] = []
         self.count = 0
+        self.jobs = 0
         self.size_bytes = 0
 
     def __len__(self) -> int:
@@ -60,6 +61,8 @@ class _Pending:
             self._used.append(line)
         line[command] = None
         self.count += 1
+        if command.job:
+            self.jobs += 1
         self.size_bytes += len(command.body)
 
     def push_front(self, command: Command) -> None:
@@ -110,6 +113,8 @@ class _Pending:
         if not line:
             self._used.remove(line)
         self.count -= 1
+        if command.job:
+            self.jobs -= 1
         self.size_bytes -= len(command.body)
 
     def _most_urgent(self) -> Line:
@@ -124,8 +129,9 @@ class CommandQueue(DeferredQueue[Command]):
     """
     Commands on their way to a worker.
 
-    `size` bounds how many wait; a command for which a Runner waits already never
-    waits itself and is not counted. While paused nothing leaves.
+    `size` bounds how many calls wait; a command for which a Runner waits already never
+    waits itself and is not counted, nor is a job: its bound was the store's. While paused
+    nothing leaves.
 
     Attributes:
         size: How many may wait.
@@ -148,6 +154,11 @@ class CommandQueue(DeferredQueue[Command]):
 
     def __repr__(self) -> str:
         return f"<CommandQueue {len(self)}/{self.size} waiting, {len(self.waiting)} workers free>"
+
+    @property
+    def calls(self) -> int:
+        """How many calls wait: what `size` bounds."""
+        return self.pending.count - self.pending.jobs
 
     @property
     def bytes_waiting(self) -> int:
@@ -173,12 +184,12 @@ class CommandQueue(DeferredQueue[Command]):
         Hand the command to a Runner that waits, or let it wait.
 
         Raises:
-            QueueOverflow: `size` commands wait already.
+            QueueOverflow: `size` calls wait already.
         """
         if self.waiting and not self.paused:
             getter, _ = self.waiting.popitem(last=False)
             getter(command)
-        elif self.size is None or self.pending.count < self.size:
+        elif self.size is None or command.job or self.calls < self.size:
             self.pending.append(command)
         else:
             raise QueueOverflow

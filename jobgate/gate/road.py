@@ -122,6 +122,22 @@ class Road:
         return len(self._running)
 
     @property
+    def calls(self) -> tuple[int, int]:
+        """How many calls wait and how many run: what is here without being a job."""
+        running = len(self._running) - sum(command.job for command in self._running)
+        return sum(shard.calls for shard in self.shards), running
+
+    @property
+    def staffed(self) -> bool:
+        """Whether it has workers of its own, so that what comes in will be taken."""
+        return bool(self._runners)
+
+    @property
+    def free(self) -> int:
+        """How many more commands could start now."""
+        return 0 if self.paused else sum(runner.worker.room for runner in self._runners)
+
+    @property
     def bytes_waiting(self) -> int:
         """The bodies of what waits, together."""
         return sum(shard.bytes_waiting for shard in self.shards)
@@ -154,8 +170,9 @@ class Road:
             return "the gate is shutting down"
         if self.pool is not None and self.pool.crash_loop:
             return f"no worker lives: {self.pool.last_cause}"
-        if self.waiting >= self.config.size and not any(s.free_now for s in self.shards):
-            return f"the queue is full ({self.waiting} waiting)"
+        calls = sum(shard.calls for shard in self.shards)
+        if calls >= self.config.size and not any(s.free_now for s in self.shards):
+            return f"the queue is full ({calls} waiting)"
         return ""
 
     # --- coming in
@@ -196,6 +213,27 @@ class Road:
         if not self._lanes and self.pool is not None:
             self.pool.needed()
 
+    def enter(self, command: Command, *, key: str = "") -> None:
+        """
+        Let a job in, which the journal has accepted and counted: no bound of calls applies.
+
+        Its `reply` is a new Deferred, as for `submit`; what it ends with is the journal's to
+        judge.
+        """
+        command.job = True
+        command.shard = self.shards[0] if len(self.shards) == 1 else self._shard_for(key)
+        command.forget = self._left
+        command.reply = Deferred(command.leave)
+        command.shard.put(command)
+
+    def withdraw(self, command: Command) -> bool:
+        """Take back a command that waits, as if it had never come; False if it does not wait."""
+        if command.state is not WAITING:
+            return False
+        self._withdraw(command)
+        self._settled(command, self._seconds())
+        return True
+
     def _admit(self, command: Command, shard: CommandQueue, *, no_queue: bool) -> None:
         """Raise unless the command may come in."""
         config = self.config
@@ -220,10 +258,11 @@ class Road:
                 retry_after=self.pool.retry_in + 1,
             )
         waiting = len(shard)
+        calls = shard.calls
         lanes = max(1, self._lanes // len(self.shards))
         service = self.stats.service_time
-        if no_queue or waiting >= config.size:
-            detail = "no worker is free now" if no_queue else f"{waiting} commands wait already"
+        if no_queue or calls >= config.size:
+            detail = "no worker is free now" if no_queue else f"{calls} calls wait already"
             raise errors.QueueFull(detail, retry_after=retry_after(waiting, service, lanes))
         if waiting and shard.bytes_waiting + len(command.body) > config.max_waiting_bytes:
             raise errors.QueueFull(
@@ -277,10 +316,11 @@ class Road:
             self._member_answered(command, batch, now)
         if command.state is DONE:
             return
-        stats.succeeded += 1
         self._settled(command, now)
-        if self.audit is not None:
-            self.audit.ended(command, reply)
+        if not command.job:
+            stats.succeeded += 1
+            if self.audit is not None:
+                self.audit.ended(command, reply)
         if command.stream is None:
             command.reply.callback(reply)
         else:
@@ -338,7 +378,7 @@ class Road:
         about: dict[str, Any] = {"attempt": command.attempt}
         if not begun:
             command.attempt -= 1
-            if config.retry != "never":
+            if command.job or config.retry != "never":
                 self._wait_again(command)
                 return
         if loss.kind == "protocol":
@@ -347,10 +387,11 @@ class Road:
         if loss.kind == "timeout" and batch is not None and self._ran_too_long(command, now):
             self._fail(command, errors.WorkerTimeout(loss.cause, **about), now)
             return
-        again = config.retry == "safe" and command.stream is None
+        again = config.retry == "safe" and command.stream is None and not command.job
         if loss.kind in ("died", "memory"):
             if batch is not None and len(batch.members) > 1:
                 command.excused += 1
+                again = again or (command.job and config.retry != "never")
             elif alone:
                 command.deaths += 1
             if batch is not None and again:
@@ -388,9 +429,9 @@ class Road:
         self._lanes = sum(runner.worker.lanes for runner in self._runners)
 
     def pool_changed(self) -> None:
-        """In a crash loop nobody will come for what waits: say so."""
+        """In a crash loop nobody will come for what waits: say so. Jobs can wait for longer."""
         if self.pool is not None and self.pool.crash_loop:
-            for command in self._withdraw_all():
+            for command in self._withdraw_calls():
                 self._fail(
                     command,
                     errors.NoWorker(
@@ -413,9 +454,9 @@ class Road:
             shard.resume()
 
     def purge(self) -> int:
-        """Throw out everything that waits; returns how many."""
+        """Throw out every call that waits; returns how many."""
         count = 0
-        for command in self._withdraw_all():
+        for command in self._withdraw_calls():
             self._cancelled(command)
             command.reply.errback(Failure(_honest(errors.Purged(""), command)))
             count += 1
@@ -483,6 +524,13 @@ class Road:
                 self._withdraw(command)
                 yield command
 
+    def _withdraw_calls(self) -> Iterator[Command]:
+        """Likewise, but jobs stay."""
+        for command in self._all_waiting():
+            if command.state is WAITING and not command.job:
+                self._withdraw(command)
+                yield command
+
     def _take_running(self) -> Iterator[Command]:
         """Everything that runs, likewise."""
         for command in list(self._running):
@@ -506,7 +554,7 @@ class Road:
         if command.batch is not None and (not command.batch.suspect or self.batching is None):
             command.batch = None
         command.began = 0.0
-        if self.config.queue_timeout:
+        if self.config.queue_timeout and not command.job:
             command.queue_deadline = now + self.config.queue_timeout
         command.due = min(command.queue_deadline, command.deadline)
         if command.due != _FOREVER:
@@ -568,6 +616,8 @@ class Road:
 
     def _cancelled(self, command: Command) -> None:
         self._settled(command, self._seconds())
+        if command.job:
+            return
         self.stats.cancelled += 1
         if self.audit is not None:
             self.audit.ended(command, None)
@@ -589,9 +639,10 @@ class Road:
         """Settle it with a problem."""
         error = _honest(error, command)
         self._settled(command, now)
-        self.stats.failed += 1
-        if self.audit is not None:
-            self.audit.ended(command, error)
+        if not command.job:
+            self.stats.failed += 1
+            if self.audit is not None:
+                self.audit.ended(command, error)
         if command.stream is None:
             command.reply.errback(Failure(error))
         else:

@@ -76,6 +76,8 @@ class Runner:
     def began(self, command: Command, now: float) -> None:
         """The worker has begun to run it."""
         command.began = now
+        if command.on_start is not None:
+            command.on_start(command)
         timeout = self._road.config.timeout
         if timeout and now + timeout < command.due:
             self._road.due_earlier(command, now + timeout, now)

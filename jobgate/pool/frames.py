@@ -385,8 +385,12 @@ class FramesConversation(Conversation):
             self._transport.settled(now)
 
     def _progress(self, frame_id: int, meta: bytes) -> None:
-        _read_progress(meta or b"{}")
-        if frame_id not in self.in_hand and self.taker is not None:
+        said = _read_progress(meta or b"{}")
+        command = self.in_hand.get(frame_id)
+        if command is not None:
+            if command.on_progress is not None and command.state is not DONE:
+                command.on_progress(said.done, said.total, said.note)
+        elif self.taker is not None:
             self.taker.stray()
 
     def cancel(self, command: Command) -> None:
