@@ -233,6 +233,7 @@ class Command:
             as it must, and what becomes of it after a failure is decided there.
         on_start: Told when it begins to run, where somebody keeps a record of that.
         on_progress: Told what its worker says of its progress: done, total, note.
+        progress: What it said last, where somebody wants to know.
     """
 
     # Class attributes are the defaults: most commands never set most of them.
@@ -259,6 +260,7 @@ class Command:
     job: bool = False
     on_start: Callable[[Command], None] | None = None
     on_progress: Callable[[float, float | None, str | None], None] | None = None
+    progress: tuple[float, float | None, str | None] | None = None
 
     def __init__(
         self,

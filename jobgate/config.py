@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AUTO",
     "FULL",
+    "Backoff",
     "BatchConfig",
     "Bytes",
     "CallbackSettings",
@@ -56,6 +57,7 @@ __all__ = [
     "WorkerConfig",
     "from_tables",
     "is_loopback",
+    "is_queue_name",
     "load",
     "to_toml",
 ]
@@ -245,6 +247,15 @@ class BatchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return _TARGET if self.target is None else float(self.target)
 
 
+class Backoff(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long a failed job waits for its next attempt: longer each time, within bounds."""
+
+    first: Seconds = Seconds(1)
+    factor: Annotated[float, Meta(ge=1, le=100)] = 2.0
+    max: Seconds = Seconds(60)
+    jitter: Annotated[float, Meta(ge=0, le=1)] = 0.2
+
+
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
     How the workers of one queue are started and spoken to.
@@ -292,6 +303,10 @@ class QueueConfig(WorkerConfig, frozen=True, kw_only=True, forbid_unknown_fields
     queue_timeout: Seconds = Seconds(30)
     retry: Literal["never", "if-not-started", "safe"] = "if-not-started"
     attempts: _Positive = 3
+    backoff: Backoff = Backoff()
+    max_backlog: _Count = 10_000_000
+    expires: Seconds = Seconds(0)
+    result_ttl: Seconds = Seconds(3600)
 
     @property
     def scale(self) -> Scale:
@@ -319,6 +334,10 @@ class GateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     body_timeout: Seconds = Seconds(60)
     idle_timeout: Seconds = Seconds(75)
     drain_timeout: Seconds = Seconds(75)
+    store: str = "sqlite:jobgate.db"
+    long_poll_timeout: Seconds = Seconds(20)
+    auto_queues: bool = True
+    max_auto_queues: _Count = 1000
     front: Literal["fast", "klein"] = "fast"
     audit: str = ""
     insecure: bool = False
@@ -422,6 +441,11 @@ def from_tables(tables: Mapping[str, Any], source: str, base: Path) -> GateConfi
     return GateConfig(gate=gate, callbacks=callbacks, queues=queues, tokens=tokens, source=source)
 
 
+def is_queue_name(name: str) -> bool:
+    """Whether a queue may be called so."""
+    return _QUEUE_NAME.match(name) is not None
+
+
 def is_loopback(endpoint: str) -> bool:
     """Whether a Twisted endpoint string can be reached from this machine only."""
     kind, *arguments = re.split(r"(?<!\\):", endpoint)
@@ -481,6 +505,11 @@ class _Reader:
             self.wrong("gate.max_body", table["max_body"], "at most 63MiB, what fits a frame")
         if settings.audit:
             settings = msgspec.structs.replace(settings, audit=str(self._base / settings.audit))
+        kind, colon, place = settings.store.partition(":")
+        if not colon or kind not in ("memory", "sqlite") or (kind == "sqlite") != bool(place):
+            self.wrong("gate.store", settings.store, '"memory:" or "sqlite:PATH"')
+        if kind == "sqlite":
+            settings = msgspec.structs.replace(settings, store=f"sqlite:{self._base / place}")
         return settings
 
     def callbacks(self, table: dict[str, Any]) -> CallbackSettings:

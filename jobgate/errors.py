@@ -9,7 +9,6 @@ Each class has a `slug`, the stable word that names its problem page, and
 from __future__ import annotations
 
 __all__ = [
-    "AlreadyFinished",
     "BadRequest",
     "BodyTooLarge",
     "Cancelled",
@@ -21,6 +20,7 @@ __all__ = [
     "Gone",
     "InternalError",
     "JobgateError",
+    "LeaseLapsed",
     "MethodNotAllowed",
     "NoWorker",
     "NotFound",
@@ -42,6 +42,7 @@ __all__ = [
     "WorkerProtocolError",
     "WorkerTimeout",
     "WouldMissDeadline",
+    "WrongState",
 ]
 
 
@@ -60,6 +61,7 @@ class JobgateError(Exception):
         detail: What was wrong this time.
         retry_after: Seconds after which trying again makes sense, or None.
         extra: Further members of the problem document.
+        output: The last that the worker printed, where it died; for reports, not for callers.
     """
 
     slug = "internal-error"
@@ -79,6 +81,7 @@ class JobgateError(Exception):
         self.detail = detail
         self.retry_after = retry_after
         self.extra = extra
+        self.output = ""
 
 
 class InternalError(JobgateError):
@@ -250,11 +253,11 @@ class UnknownJob(JobgateError):
     title = "There is no job of this id"
 
 
-class AlreadyFinished(JobgateError):
-    """The job has ended; what was asked for needs one that has not."""
+class WrongState(JobgateError):
+    """What was asked for cannot be done to a job in this state; `detail` names it."""
 
-    slug = "already-finished"
-    title = "The job has ended already"
+    slug = "wrong-state"
+    title = "The job is in no state for that"
 
 
 class StaleAttempt(JobgateError):
@@ -277,6 +280,14 @@ class Cancelled(JobgateError):
 
     slug = "cancelled"
     title = "The job was cancelled"
+
+
+class LeaseLapsed(JobgateError):
+    """A puller did not reply before its lease was over."""
+
+    slug = "lease-lapsed"
+    title = "The lease ran out"
+    executed = "maybe"
 
 
 class Expired(JobgateError):

@@ -114,6 +114,9 @@ class JobgateService(Service):
             raise StartError(message) from None
         self.server = HTTPServer(self.gate)
         problems: list[Failure] = []
+        self.gate.open().addErrback(problems.append)
+        if problems:
+            raise StartError(f"gate.store: {_explain(problems[0])}")
         self.server.listen().addErrback(problems.append)
         if problems:
             raise StartError(f"gate.listen: {_explain(problems[0])}")

@@ -7,7 +7,7 @@ process, port or second of waiting is needed::
 
     reactor = SpawningReactor()
     with reactor:
-        gate = Gate(config, reactor)
+        gate = Gate(config, reactor, inline_journal(reactor))
         gate.start()
         reactor.advance(0)
         child = reactor.workers[0]

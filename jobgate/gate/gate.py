@@ -9,18 +9,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.internet.defer import TimeoutError as TooLate
 from twisted.logger import Logger
 
 from jobgate.command import Command
-from jobgate.config import WorkerConfig
+from jobgate.config import QueueConfig, WorkerConfig, is_queue_name
 from jobgate.errors import Forbidden, ShuttingDown, Unauthorized, UnknownQueue, UnknownWorker
 from jobgate.gate.audit import Audit
 from jobgate.gate.dispatcher import Dispatcher
 from jobgate.gate.ids import IdMaker
 from jobgate.gate.road import Road
 from jobgate.gate.tokens import Tokens
+from jobgate.jobs.job import NewJob
+from jobgate.jobs.jobs import Jobs
+from jobgate.jobs.leases import Leases
+from jobgate.jobs.pull import Pull
+from jobgate.jobs.stores import open_journal
 from jobgate.pool.guard import Guard
 from jobgate.pool.machine import Machine
 from jobgate.pool.reception import Reception
@@ -30,7 +35,9 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from jobgate.command import Reply
-    from jobgate.config import GateConfig, QueueConfig
+    from jobgate.config import GateConfig
+    from jobgate.jobs.backlog import Backlog
+    from jobgate.jobs.journal import Journal
     from jobgate.pool.frames import Hello
     from jobgate.pool.member import Member
     from jobgate.pool.post import Post
@@ -44,14 +51,16 @@ _FOREVER = float("inf")
 class _Foreman:
     """Puts the workers of one Supervisor to work on one Road."""
 
-    def __init__(self, road: Road) -> None:
+    def __init__(self, road: Road, backlog: Backlog) -> None:
         self._road = road
+        self._backlog = backlog
 
     def worker_ready(self, worker: Member, post: int) -> None:
         """A worker can take commands."""
         runner = self._road.hire(worker, post)
         worker.hire(runner)
         runner.start()
+        self._backlog.fill()
 
     def worker_leaving(self, worker: Member) -> None:
         """It takes no more."""
@@ -75,6 +84,7 @@ class Gate:
     Args:
         config: Everything it is told.
         reactor: Time, timers and processes; the running one if not given.
+        journal: Where jobs are kept; what the configuration says if not given.
 
     Attributes:
         config: The configuration in force.
@@ -82,11 +92,18 @@ class Gate:
         draining: It finishes what it has and takes nothing new.
         started: The first worker of every queue is ready or has failed to be.
         reception: Where workers from outside come in, once it listens.
+        jobs: What outlives its request.
+        leases: What pullers have.
     """
 
     _log = Logger()
 
-    def __init__(self, config: GateConfig, reactor: Any = None) -> None:  # noqa: ANN401 (IReactorTime and IReactorProcess: no type can say both)
+    def __init__(
+        self,
+        config: GateConfig,
+        reactor: Any = None,  # noqa: ANN401 (IReactorTime and IReactorProcess: no type can say both)
+        journal: Journal | None = None,
+    ) -> None:
         if reactor is None:
             from twisted.internet import reactor
         self.config = config
@@ -102,6 +119,9 @@ class Gate:
         self._audit = Audit(config.gate.audit) if config.gate.audit else None
         self._tokens = Tokens(config)
         self.reception = Reception(reactor, self)
+        journal = journal or open_journal(config.gate.store, reactor)
+        self.jobs = Jobs(journal, reactor, self._road_for, self._audit)
+        self.leases = Leases(self.jobs, reactor)
         for queue in config.queues.values():
             self._add(queue)
 
@@ -116,8 +136,26 @@ class Gate:
         """
         return self.reception.listen(self.config.gate.worker_listen)
 
+    def open(self) -> Deferred[None]:
+        """
+        Open the store and take up what it holds; `start` does it, too, where it was not done.
+
+        Returns:
+            Fails with ConfigError if it cannot be opened.
+        """
+        return self.jobs.open()
+
     def start(self) -> Deferred[None]:
-        """Start all workers; fires when each queue's first is ready or has failed to be."""
+        """
+        Start all workers.
+
+        Returns:
+            Fires when each queue's first worker is ready or has failed to be; fails with
+            ConfigError if the store cannot be opened, and nothing has been started then.
+        """
+        return self.open().addCallback(self._start_workers)
+
+    def _start_workers(self, _: object) -> Deferred[None]:
         self._guard.start()
         outcomes = [supervisor.start() for supervisor in self._supervisors.values()]
         return DeferredList(outcomes).addCallback(self._has_started)
@@ -130,6 +168,7 @@ class Gate:
             Fires when nothing waits or runs any more, at the latest after `drain_timeout`.
         """
         self.draining = True
+        self.jobs.hold()
         for road in self._roads():
             self._close(road)
         return self._quiet(self._roads())
@@ -173,6 +212,7 @@ class Gate:
         self._audit = audit
         for road in self.dispatcher:
             road.audit = audit
+        self.jobs.audit = audit
         before, self.config = self.config, config
         self._tokens = Tokens(config)
         self._ids = IdMaker(config.gate.name)
@@ -189,6 +229,25 @@ class Gate:
                 self._supervisors[name].reconfigure(queue)
         self._revoke()
         return DeferredList(outcomes).addCallback(lambda _: None)
+
+    def queue(self, name: str) -> Road:
+        """
+        The Road of a queue; where `auto_queues` says so, one that is not there is made.
+
+        Raises:
+            UnknownQueue: There is none, and none is made.
+        """
+        road = self.dispatcher.roads.get(name)
+        if road is not None:
+            return road
+        settings = self.config.gate
+        if not settings.auto_queues or not is_queue_name(name):
+            return self.dispatcher[name]
+        made = len(self.dispatcher.roads) - len(self.config.queues)
+        if made >= settings.max_auto_queues and not self._drop_one():
+            message = f"no queue is called {name!r}, and {made} have been made already"
+            raise UnknownQueue(message)
+        return self._road_for(name)
 
     # --- the ways in
 
@@ -221,6 +280,77 @@ class Gate:
             now,
             now + timeout if timeout else _FOREVER,
         )
+
+    def new_id(self) -> str:
+        """An id for a command, a job, a graph or a lease."""
+        return self._ids.make()
+
+    def push(
+        self,
+        queue: str,
+        body: bytes,
+        content_type: str = "application/octet-stream",
+        *,
+        priority: int = 3,
+        delay: float = 0.0,
+    ) -> Deferred[str]:
+        """
+        Store a job; arguments as in `command`, and the seconds until it may start.
+
+        Returns:
+            Fires with its id once the store has it; fails with a JobgateError.
+        """
+        try:
+            config = self.queue(queue).config
+        except UnknownQueue:
+            return fail()
+        job = NewJob(
+            id=self.new_id(),
+            queue=queue,
+            body=body,
+            content_type=content_type,
+            priority=priority,
+            attempts=config.attempts,
+            delay=delay,
+            expires=config.expires,
+            keep=config.result_ttl,
+            once=config.retry == "never",
+        )
+        return self.jobs.put([job]).addCallback(lambda _: job.id)
+
+    def pull(self, queue: str, *, wait: float = 0.0) -> Deferred[Command | None]:
+        """
+        Take the next command of a queue for good.
+
+        A job has ended so; a call waits for `leases.reply`. Cancelling the Deferred leaves
+        the command where it is.
+
+        Args:
+            queue: Its name.
+            wait: Seconds to wait for one.
+
+        Returns:
+            Fires with the command, or with None if none came in time.
+        """
+        try:
+            road = self.queue(queue)
+        except UnknownQueue:
+            return fail()
+        pulled: Deferred[Command | None] = Deferred(lambda _: pull.leave())
+
+        def done(commands: list[Command]) -> None:
+            self.jobs.waiting.discard(pull)
+            if commands:
+                self.leases.hand_over(road, commands)
+            pulled.callback(commands[0] if commands else None)
+
+        backlog = self.jobs.backlogs[queue]
+        pull = Pull(
+            backlog, self.reactor, most=1, least=1, lines=False, done=done, over=self.leases.over
+        )
+        self.jobs.waiting.add(pull)
+        pull.start(wait)
+        return pulled
 
     def call(
         self,
@@ -350,9 +480,27 @@ class Gate:
         road.draining = True
         road.resume()
 
+    def _road_for(self, name: str) -> Road:
+        """The Road of a queue, made if there is none: jobs of it are there."""
+        if name not in self.dispatcher.roads:
+            self._add(QueueConfig(name=name))
+        return self.dispatcher[name]
+
+    def _drop_one(self) -> bool:
+        """Forget a queue that was made and has nothing; False if there is none."""
+        for name, road in self.dispatcher.roads.items():
+            backlog = self.jobs.backlogs[name]
+            idle = not (road.waiting or road.running or any(backlog.open) or backlog.wanted)
+            if idle and name not in self.config.queues and is_queue_name(name):
+                self._remove(name)
+                return True
+        return False
+
     def _add(self, queue: QueueConfig) -> None:
         road = Road(queue, self.reactor, self._audit)
-        supervisor = Supervisor(queue, self.reactor, _Foreman(road), self._guard, self._machine)
+        backlog = self.jobs.adopt(road)
+        foreman = _Foreman(road, backlog)
+        supervisor = Supervisor(queue, self.reactor, foreman, self._guard, self._machine)
         road.pool = supervisor
         self.dispatcher.roads[queue.name] = road
         self._supervisors[queue.name] = supervisor
@@ -361,6 +509,7 @@ class Gate:
         """A queue that is no more: what it has is finished, then its workers go."""
         road = self.dispatcher.roads.pop(name)
         supervisor = self._supervisors.pop(name)
+        self.jobs.abandon(name)
         leaving = road, supervisor
         self._leaving.append(leaving)
         self._close(road)
@@ -389,10 +538,11 @@ class Gate:
     def _has_started(self, _: object) -> None:
         self.started = True
 
-    def _has_stopped(self, _: object) -> None:
+    def _has_stopped(self, _: object) -> Deferred[None]:
         for road in self._roads():
             road.close()
         self._guard.stop()
         if self._audit is not None:
             self._audit.close()
             self._audit = None
+        return self.jobs.close()

@@ -128,6 +128,16 @@ class Road:
         return sum(shard.calls for shard in self.shards), running
 
     @property
+    def jobs_waiting(self) -> int:
+        """How many jobs wait here."""
+        return sum(shard.pending.jobs for shard in self.shards)
+
+    @property
+    def lanes(self) -> int:
+        """How many commands its workers run at the same time."""
+        return self._lanes
+
+    @property
     def staffed(self) -> bool:
         """Whether it has workers of its own, so that what comes in will be taken."""
         return bool(self._runners)
@@ -289,6 +299,18 @@ class Road:
         return min(self.shards, key=lambda shard: (not shard.free_now, len(shard)))
 
     # --- on its way: what the Runners report
+
+    def began(self, command: Command) -> None:
+        """A puller has it: from now on it runs, for as long as the queue's `timeout` lets it."""
+        now = command.began = self._seconds()
+        timeout = self.config.timeout
+        if timeout and now + timeout < command.due:
+            self.due_earlier(command, now + timeout, now)
+
+    def release(self, command: Command) -> None:
+        """It has gone to somebody outside: what becomes of it is not decided here any more."""
+        self._deadlines.remove(command)
+        self._settled(command, self._seconds())
 
     def due_earlier(self, command: Command, due: float, now: float) -> None:
         """It must be looked at before it would have been."""

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from jobgate.errors import CommandFailed
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -294,10 +296,16 @@ def callback(job: str, state: State, url: str) -> NewJob:
 
 
 def document(error: JobgateError) -> dict[str, Any]:
-    """An error as jobs keep it: a problem document, but for the status, which HTTP adds."""
+    """
+    An error as jobs keep it: what a problem document is made of.
+
+    The status is HTTP's business, but for the one that a worker gave.
+    """
     members = {name: value for name, value in error.extra.items() if value is not None}
+    if isinstance(error, CommandFailed):
+        members["status"] = error.status
     return {
-        "type": f"/problems/{error.slug}",
+        "slug": error.slug,
         "title": error.title,
         "detail": error.detail,
         "executed": error.executed,

@@ -243,6 +243,9 @@ class Journal(Protocol):
     def finish_waiting(self, id: str, ending: Ending) -> Deferred[bool]:  # noqa: A002
         """End a job that has not started (again): refused, expired or poison. Lasting."""
 
+    def consume(self, jobs: Sequence[tuple[str, int]]) -> Deferred[None]:
+        """Jobs of ours, by `(id, attempt)`, are a puller's for good: they succeeded. Lasting."""
+
     # --- leases
 
     def lease(self, jobs: Sequence[tuple[str, int]], terms: LeaseTerms) -> Deferred[Leased]:

@@ -16,6 +16,7 @@ from jobgate.web import fields as read
 from jobgate.web.exchange import Response
 from jobgate.web.fields import CALL_FIELDS
 from jobgate.web.problems import problem
+from jobgate.web.pushes import Asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 
     from jobgate.command import Command, Reply
     from jobgate.gate import Gate
-    from jobgate.gate.road import Road
     from jobgate.web.access import Access
     from jobgate.web.exchange import Exchange
+    from jobgate.web.pushes import Pushes
 
 __all__ = ["Calls"]
 
@@ -40,13 +41,15 @@ class Calls:
     Args:
         gate: Where commands go.
         access: Who may send them.
+        pushes: Takes those that are to be stored.
     """
 
     _log = Logger()
 
-    def __init__(self, gate: Gate, access: Access) -> None:
+    def __init__(self, gate: Gate, access: Access, pushes: Pushes) -> None:
         self._gate = gate
         self._access = access
+        self._pushes = pushes
 
     def call(self, exchange: Exchange, queue: str, answer: Callable[[Response], None]) -> None:
         """
@@ -73,7 +76,12 @@ class Calls:
             if CALL_FIELDS.isdisjoint(headers):
                 road.submit(command)
             else:
-                fields = self._submit(road, command, headers)
+                asked = self._read(command, headers)
+                if asked.respond_async or b"idempotency-key" in headers:
+                    self._pushes.call(exchange, command, answer, asked)
+                    return
+                road.submit(command, key=asked.shard, no_queue=asked.no_queue)
+                fields = asked.applied
         except errors.JobgateError as error:
             answer(self._problem(error, command))
             return
@@ -86,24 +94,24 @@ class Calls:
             errbackArgs=(command, answer),
         )
 
-    def _submit(self, road: Road, command: Command, headers: dict[bytes, bytes]) -> str:
-        """Submit with what the headers ask for; returns header lines that say so."""
-        said = ""
+    @staticmethod
+    def _read(command: Command, headers: dict[bytes, bytes]) -> Asked:
+        """What the headers ask for; what concerns the command is set on it."""
         handed_on: dict[str, str] = {}
         timeouts: list[float] = []
-        key = ""
+        wanted = read.Preferences()
+        shard = applied = ""
         if b"jobgate-timeout" in headers:
             timeouts.append(read.seconds("Jobgate-Timeout", headers[b"jobgate-timeout"]))
         if b"prefer" in headers:
             wanted = read.preferences(headers[b"prefer"])
-            # Without durable jobs there is no 202 to fall back to: the whole is ignored.
             if wanted.wait is not None and not wanted.respond_async:
                 timeouts.append(max(wanted.wait, 0.001))
-                said = f"Preference-Applied: wait={wanted.wait:.0f}\r\n"
+                applied = f"Preference-Applied: wait={wanted.wait:.0f}\r\n"
         if b"priority" in headers:
             command.priority = read.priority(headers[b"priority"])
         if b"jobgate-key" in headers:
-            key = handed_on["jobgate-key"] = read.key(headers[b"jobgate-key"])
+            shard = handed_on["jobgate-key"] = read.key(headers[b"jobgate-key"])
         if b"traceparent" in headers:
             trace = read.traceparent(headers[b"traceparent"])
             if trace is not None:
@@ -114,8 +122,7 @@ class Calls:
         if timeouts:
             command.deadline = command.due = command.accepted + min(timeouts)
         command.headers = handed_on or None
-        road.submit(command, key=key, no_queue=no_queue)
-        return said
+        return Asked(shard, no_queue, wanted.respond_async, wanted.wait, applied)
 
     def _replied(
         self,

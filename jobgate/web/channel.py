@@ -8,6 +8,7 @@ between the two each request gets its one answer, whole or in parts. Must not kn
 
 from __future__ import annotations
 
+from socket import MSG_DONTWAIT, MSG_PEEK
 from time import time
 from typing import TYPE_CHECKING, Any
 from wsgiref.handlers import format_date_time
@@ -175,6 +176,17 @@ class FrontDoor(Protocol):
         if self._current is None:
             self._outbox.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
+    def alive(self) -> bool:
+        """Whether the caller is still there: its FIN may have come and not been read."""
+        if self._gone or ISSLTransport.providedBy(self.transport):
+            return not self._gone
+        try:
+            return bool(self.transport.socket.recv(1, MSG_PEEK | MSG_DONTWAIT))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
     # --- answers, one at a time and in order
 
     def _serve(self) -> None:
@@ -223,6 +235,7 @@ class FrontDoor(Protocol):
         head = self._head(exchange, response, len(body))
         if exchange.head.method == b"HEAD" or response.status in _BODILESS:
             body = b""
+        exchange.on_sent = response.on_sent
         self._outbox.send(head, body)
         self._finished(exchange)
 
@@ -308,7 +321,8 @@ class FrontDoor(Protocol):
 
     def _finished(self, exchange: Exchange) -> None:
         """The answer is complete; the next request's turn comes once it is sent."""
-        exchange.on_lost = None
+        if exchange.on_sent is None:
+            exchange.on_lost = None
         self._answered = True
         if self._outbox.unsent:
             self.due = self._server.seconds() + (self._server.settings.body_timeout or _FOREVER)
@@ -324,6 +338,9 @@ class FrontDoor(Protocol):
             return
         self._current = None
         self._streaming = False
+        if exchange.on_sent is not None:
+            exchange.on_lost = None
+            exchange.on_sent()
         server = self._server
         if not exchange.keep_alive or server.closing:
             self._close()

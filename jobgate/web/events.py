@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["as_event", "error_event"]
 
 
-def as_event(data: bytes | bytearray, event: str = "") -> bytes:
+def as_event(data: bytes | bytearray, event: str = "", name: str = "") -> bytes:
     """
     Data as one event.
 
     Text is sent line by line as `data`; what is not UTF-8, or has a bare carriage
-    return that the format cannot carry, is sent as event `base64`.
+    return that the format cannot carry, is sent as event `base64`. `name` is the event's id.
     """
     try:
         text = bytes(data).decode()
@@ -31,7 +31,7 @@ def as_event(data: bytes | bytearray, event: str = "") -> bytes:
         text = "\r"
     if "\r" in text:
         event, text = "base64", b64encode(data).decode()
-    head = f"event: {event}\n" if event else ""
+    head = (f"id: {name}\n" if name else "") + (f"event: {event}\n" if event else "")
     return (head + "".join(f"data: {line}\n" for line in text.split("\n")) + "\n").encode()
 
 

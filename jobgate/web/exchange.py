@@ -44,12 +44,14 @@ class Response:
         events: Whether the parts are to be sent as server-sent events.
         command_id: The command they belong to.
         close: Whether the connection must not be used again.
+        on_sent: Called once all of it has been given to the caller's connection.
     """
 
     stream: ReplyStream | None = None
     events = False
     command_id = ""
     close = False
+    on_sent: Callable[[], None] | None = None
 
     def __init__(
         self, status: int, content_type: str, body: bytes | bytearray = b"", fields: str = ""
@@ -75,6 +77,9 @@ class Connection(Protocol):
 
     def answer(self, exchange: Exchange, response: Response) -> None:
         """Send the response to this exchange."""
+
+    def alive(self) -> bool:
+        """Whether the caller is still there, as far as can be known."""
 
 
 class Head:
@@ -132,12 +137,15 @@ class Exchange:
         token: Who sent it, as far as tokens are in use.
         keep_alive: Whether the connection can be used again after it.
         refusal: Why it is answered before anything is done with it.
-        on_lost: Called if the caller leaves before the answer is complete.
+        on_lost: Called if the caller leaves before the answer is complete; where the response
+            has an `on_sent`, before it is sent.
+        on_sent: What the response wants to be told.
     """
 
     token: Token | None = None
     refusal: JobgateError | None = None
     on_lost: Callable[[], None] | None = None
+    on_sent: Callable[[], None] | None = None
 
     def __init__(self, connection: Connection, head: Head, body: bytes = b"") -> None:
         self.connection = connection

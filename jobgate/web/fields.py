@@ -7,18 +7,26 @@ Pure: bytes in, values out, `BadRequest` with the field's name otherwise.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import parse_qsl
 
 from jobgate.errors import BadRequest
 
+if TYPE_CHECKING:
+    from collections.abc import Container
+
 __all__ = [
     "CALL_FIELDS",
+    "PUSH_FIELDS",
     "Preferences",
     "boolean",
+    "idempotency_key",
     "key",
     "preferences",
     "priority",
+    "query",
     "seconds",
+    "span",
     "traceparent",
 ]
 
@@ -26,6 +34,7 @@ CALL_FIELDS = frozenset(
     {
         b"jobgate-timeout",
         b"jobgate-key",
+        b"idempotency-key",
         b"jobgate-no-queue",
         b"prefer",
         b"priority",
@@ -33,6 +42,18 @@ CALL_FIELDS = frozenset(
     }
 )
 """What changes how a call is handled; a request without any of them is a plain one."""
+
+PUSH_FIELDS = frozenset(
+    {
+        b"idempotency-key",
+        b"jobgate-callback",
+        b"jobgate-delay",
+        b"jobgate-key",
+        b"priority",
+        b"traceparent",
+    }
+)
+"""The same for a push."""
 
 _SECONDS = re.compile(rb"\d{1,9}(\.\d{1,9})?\Z")
 _URGENCY = re.compile(rb"(?:^|,)\s*u\s*=\s*(-?\d{1,9})\s*(?:,|;|\Z)")
@@ -144,6 +165,57 @@ def key(value: bytes) -> str:
         message = f"Jobgate-Key: found {_shown(value)}, wanted {wanted}"
         raise BadRequest(message)
     return text
+
+
+def idempotency_key(value: bytes) -> str:
+    """
+    An `Idempotency-Key`: a structured-field string, or the same without its quotes.
+
+    Raises:
+        BadRequest: It is empty, too long or not visible ASCII.
+    """
+    text = value.decode("latin-1")
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = re.sub(r"\\([\\\"])", r"\1", text[1:-1])
+    if not text or len(text) > _LONGEST_KEY or not text.isascii() or not text.isprintable():
+        wanted = f"1 to {_LONGEST_KEY} visible ASCII characters"
+        message = f"Idempotency-Key: found {_shown(value)}, wanted {wanted}"
+        raise BadRequest(message)
+    return text
+
+
+def span(name: str, value: bytes) -> float:
+    """
+    A number of seconds, 0 included.
+
+    Raises:
+        BadRequest: It is none.
+    """
+    if not _SECONDS.match(value):
+        raise BadRequest(f"{name}: found {_shown(value)}, wanted a number of seconds")
+    return float(value)
+
+
+def query(target: bytes, known: Container[str]) -> dict[str, str]:
+    """
+    The query of a request target, each parameter once.
+
+    Args:
+        target: Path and query as sent.
+        known: The parameters that mean something here.
+
+    Raises:
+        BadRequest: One is there twice, or is not known.
+    """
+    found: dict[str, str] = {}
+    text = target.partition(b"?")[2].decode("latin-1")
+    for name, value in parse_qsl(text, keep_blank_values=True):
+        if name not in known:
+            raise BadRequest(f"query: found {_shown(name.encode())}, which means nothing here")
+        if name in found:
+            raise BadRequest(f"query: found {name} twice, wanted it once")
+        found[name] = value
+    return found
 
 
 def traceparent(value: bytes) -> str | None:

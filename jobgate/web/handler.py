@@ -19,9 +19,11 @@ from werkzeug.exceptions import NotFound as NoRoute
 from jobgate import errors
 from jobgate.web import views
 from jobgate.web.exchange import Response, json_response
+from jobgate.web.jobs import JobRequests, run
 from jobgate.web.metrics import Metrics
 from jobgate.web.openapi import document
 from jobgate.web.problems import page, problem
+from jobgate.web.pulls import Pulls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from jobgate.web.calls import Calls
     from jobgate.web.exchange import Exchange
     from jobgate.web.klein_channel import KleinRequest
+    from jobgate.web.pushes import Pushes
 
 __all__ = ["HTTPHandler"]
 
@@ -64,6 +67,7 @@ class HTTPHandler:
     Args:
         gate: What they are about.
         calls: The call route's body.
+        pushes: The push route's body.
         access: Who may do what.
     """
 
@@ -72,9 +76,12 @@ class HTTPHandler:
     app.url_map.merge_slashes = False
     _log = Logger()
 
-    def __init__(self, gate: Gate, calls: Calls, access: Access) -> None:
+    def __init__(self, gate: Gate, calls: Calls, pushes: Pushes, access: Access) -> None:
         self._gate = gate
         self._calls = calls
+        self._pushes = pushes
+        self._jobs = JobRequests(gate, access)
+        self._pulls = Pulls(gate, access)
         self._access = access
         self._metrics = Metrics(gate)
 
@@ -87,6 +94,94 @@ class HTTPHandler:
         answer: Deferred[Response] = Deferred()
         self._calls.call(exchange, queue, answer.callback)
         return answer
+
+    # --- pushing, and asking for jobs
+
+    @app.route("/push/<queue>", methods=["POST"])
+    @_route
+    def push(self, exchange: Exchange, queue: str) -> _Answer:
+        """Store the body as a job (`?each=line`: each of its lines) and answer 202."""
+        answer: Deferred[Response] = Deferred()
+        self._pushes.push(exchange, queue, answer.callback)
+        return answer
+
+    @app.route("/pull/<queue>", methods=["GET", "POST"])
+    @_route
+    def pull(self, exchange: Exchange, queue: str) -> _Answer:
+        """The next command of a queue, once there is one: `?wait=&lease=&max=&min=&each=line`."""
+        return run(self._pulls.pull(exchange, queue))
+
+    @app.route("/jobs/<name>/reply", methods=["POST"])
+    @_route
+    def reply(self, exchange: Exchange, name: str) -> _Answer:
+        """The result of a pulled command; `?next=` gets the next one in the same exchange."""
+        return run(self._pulls.reply(exchange, name))
+
+    @app.route("/jobs/<name>/fail", methods=["POST"])
+    @_route
+    def fail(self, exchange: Exchange, name: str) -> _Answer:
+        """A pulled command could not be done: `title`, `detail`, `status` and `retry` as JSON."""
+        return run(self._pulls.fail(exchange, name))
+
+    @app.route("/jobs/<name>/extend", methods=["POST"])
+    @_route
+    def extend(self, exchange: Exchange, name: str) -> _Answer:
+        """A pulled command takes longer: its lease runs `?lease=` seconds from now on."""
+        return run(self._pulls.extend(exchange, name))
+
+    @app.route("/leases/<lease>/ack", methods=["POST"])
+    @_route
+    def finish_lease(self, exchange: Exchange, lease: str) -> _Answer:
+        """All commands under a lease have been done; saying so again is harmless."""
+        return run(self._pulls.finish_lease(exchange, lease))
+
+    @app.route("/leases/<lease>/fail", methods=["POST"])
+    @_route
+    def fail_lease(self, exchange: Exchange, lease: str) -> _Answer:
+        """None of the commands under a lease could be done."""
+        return run(self._pulls.fail_lease(exchange, lease))
+
+    @app.route("/leases/<lease>/extend", methods=["POST"])
+    @_route
+    def extend_lease(self, exchange: Exchange, lease: str) -> _Answer:
+        """All that is under a lease takes longer: it runs `?lease=` seconds from now on."""
+        return run(self._pulls.extend_lease(exchange, lease))
+
+    @app.route("/jobs", methods=["GET"])
+    @_route
+    def jobs(self, exchange: Exchange) -> _Answer:
+        """A page of jobs, newest first: `?queue=&state=&limit=&after=`."""
+        return run(self._jobs.page(exchange))
+
+    @app.route("/jobs/<name>", methods=["GET"])
+    @_route
+    def job(self, exchange: Exchange, name: str) -> _Answer:
+        """A job's state document; `why` says in words what it waits for."""
+        return run(self._jobs.show(exchange, name))
+
+    @app.route("/jobs/<name>", methods=["DELETE"])
+    @_route
+    def cancel_job(self, exchange: Exchange, name: str) -> _Answer:
+        """Cancel a job; 409 if it has ended."""
+        return run(self._jobs.cancel(exchange, name))
+
+    @app.route("/jobs/<name>/result", methods=["GET"])
+    @_route
+    def result(self, exchange: Exchange, name: str) -> _Answer:
+        """A job's reply; `?wait=` waits so many seconds for it, then 202."""
+        return run(self._jobs.result(exchange, name))
+
+    @app.route("/jobs/<name>/events", methods=["GET"])
+    @_route
+    def events(self, exchange: Exchange, name: str) -> _Answer:
+        """What happens to a job, as server-sent events."""
+        return run(self._jobs.events(exchange, name))
+
+    @app.route("/jobs/<name>/retry", methods=["POST"])
+    @_route
+    def retry(self, exchange: Exchange, name: str) -> _Answer:
+        """Run a dead or failed job again, with all its attempts."""
+        return run(self._jobs.retry(exchange, name))
 
     # --- operating
 
@@ -168,7 +263,9 @@ class HTTPHandler:
     def purge(self, exchange: Exchange, queue: str) -> _Answer:
         """Throw out everything that waits in this queue; its callers get the problem `purged`."""
         self._access.need(exchange, "admin")
-        return json_response(views.Purged(purged=self._gate.dispatcher[queue].purge()))
+        calls = self._gate.dispatcher[queue].purge()
+        jobs = self._gate.jobs.purge(queue)
+        return jobs.addCallback(lambda count: json_response(views.Purged(purged=calls + count)))
 
     @app.route("/queues/<queue>/reload", methods=["POST"])
     @_route

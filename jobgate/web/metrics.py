@@ -123,8 +123,9 @@ class Metrics(Collector):
             name = road.config.name
             supervisor = self._gate.supervisor(name)
             stray.add_metric([name], road.stats.stray_replies)
-            waiting.add_metric([name], road.waiting)
-            running.add_metric([name], road.running)
+            backlog = self._gate.jobs.backlogs[name]
+            waiting.add_metric([name], backlog.waiting)
+            running.add_metric([name], backlog.running)
             size.add_metric([name], road.bytes_waiting)
             states = [worker.state.value for worker in supervisor.workers]
             for state in ("starting", "ready", "draining", "ending"):
@@ -143,6 +144,11 @@ class Metrics(Collector):
                 _add(together, name, road.stats.together, SIZES)
                 most.add_metric([name], road.batching.size)
                 linger.add_metric([name], road.batching.linger)
+        yield CounterMetricFamily(
+            "jobgate_store_writes",
+            "Steps stored for jobs, graphs and leases",
+            value=self._gate.jobs.journal.writes,
+        )
         yield from (stray, waiting, running, size, workers, wanted, restarts, causes)
         yield from (busy, done, waited, ran)
         yield from (together, most, linger)

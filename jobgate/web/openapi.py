@@ -14,7 +14,7 @@ import msgspec
 
 from jobgate import __version__
 from jobgate.pool.report import Report
-from jobgate.web import views
+from jobgate.web import job_views, pulls, views
 from jobgate.web.problems import PROBLEMS
 
 if TYPE_CHECKING:
@@ -44,7 +44,39 @@ class ProblemDocument(msgspec.Struct):
     id: str | None = None
 
 
+class Accepted(msgspec.Struct):
+    """
+    What has been stored.
+
+    Attributes:
+        id: The job; with `?each=line` there are `accepted`, `first` and `last` instead.
+        state: queued, or scheduled.
+        queue: Its queue.
+        accepted: How many lines.
+        first: The first line's job.
+        last: The last line's job.
+    """
+
+    id: str | None = None
+    state: str | None = None
+    queue: str | None = None
+    accepted: int | None = None
+    first: str | None = None
+    last: str | None = None
+
+
 _RETURNS: dict[str, tuple[int, type | None]] = {
+    "job": (200, job_views.Job),
+    "jobs": (200, job_views.Jobs),
+    "cancel_job": (200, job_views.Job),
+    "retry": (202, job_views.Job),
+    "push": (202, Accepted),
+    "reply": (200, pulls.Said),
+    "fail": (200, pulls.Said),
+    "extend": (200, pulls.Lease),
+    "finish_lease": (200, pulls.Said),
+    "fail_lease": (200, pulls.Said),
+    "extend_lease": (200, pulls.Lease),
     "healthz": (200, views.Status),
     "readyz": (200, views.Status),
     "queues": (200, views.Queues),
@@ -64,9 +96,41 @@ _CALL_HEADERS = {
     "Jobgate-Key": ("The same key goes to the same shard", "string"),
     "Jobgate-No-Queue": ("`?1`: refuse unless a worker is free now", "string"),
     "Priority": ("`u=0` (first) to `u=7`; default `u=3` (RFC 9218)", "string"),
-    "Prefer": ("`wait=N`: as Jobgate-Timeout (RFC 7240)", "string"),
+    "Prefer": ("`wait=N`: as Jobgate-Timeout; `respond-async`: 202 after N (RFC 7240)", "string"),
+    "Idempotency-Key": ("Joins the running call of this key, or repeats its outcome", "string"),
     "traceparent": ("Handed on to the worker (W3C Trace Context)", "string"),
 }
+
+
+_WAIT = ("Seconds to wait for that", "number")
+_PULL = {
+    "wait": ("Seconds to wait for a command; 0: take what is there", "number"),
+    "lease": ("Seconds for which it is the puller's, until a reply", "number"),
+    "max": ("With `each=line`: at most so many, up to 1000", "integer"),
+    "min": ("With `each=line`: wait until there are so many", "integer"),
+    "each": ("`line`: each command is a line of the answer", "string"),
+}
+_QUERIES: dict[str, dict[str, tuple[str, str]]] = {
+    "push": {"each": ("`line`: each line of the body is its own command", "string")},
+    "pull": _PULL,
+    "reply": {"next": ("A queue to pull from in the same exchange", "string"), **_PULL},
+    "result": {"wait": _WAIT},
+    "extend": {"lease": ("Seconds from now", "number")},
+    "extend_lease": {"lease": ("Seconds from now", "number")},
+    "jobs": {
+        "queue": ("Only of this queue", "string"),
+        "state": ("Only in this state", "string"),
+        "limit": ("At most so many, up to 1000", "integer"),
+        "after": ("The cursor that the page before gave", "string"),
+    },
+}
+_OTHERWISE: dict[str, dict[int, str]] = {
+    "call": {202: "With `Prefer: respond-async`: stored, and not ended in time"},
+    "pull": {204: "No command came in time"},
+    "reply": {204: "With `next`: no command came in time"},
+    "result": {202: "Not ended in time: the state document"},
+}
+"""Answers that are no problem, beside those above."""
 
 
 def document(app: Klein) -> dict[str, Any]:
@@ -79,8 +143,12 @@ def document(app: Klein) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
-        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-            paths.setdefault(path, {})[method.lower()] = _operation(app, rule.endpoint, path)
+        methods = sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})
+        for method in methods:
+            operation = _operation(app, rule.endpoint, path)
+            if method != methods[0]:
+                operation["operationId"] += f"_by_{method.lower()}"
+            paths.setdefault(path, {})[method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {
@@ -112,6 +180,12 @@ def _operation(app: Klein, endpoint: str, path: str) -> dict[str, Any]:
     ]
     if endpoint in ("report", "report_command"):
         operation["responses"]["404"] = _problem(404)
+    parameters += [
+        {"name": name, "in": "query", "description": text, "schema": {"type": kind_name}}
+        for name, (text, kind_name) in _QUERIES.get(endpoint, {}).items()
+    ]
+    for code, text in _OTHERWISE.get(endpoint, {}).items():
+        operation["responses"][str(code)] = {"description": text, "content": {"*/*": {}}}
     if endpoint == "readyz":
         operation["responses"]["503"] = _success(kind)
     if endpoint == "call":

@@ -5,7 +5,7 @@ Errors as problem documents (RFC 9457): the one place that knows status codes.
 from __future__ import annotations
 
 from math import ceil
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from jobgate import errors
 from jobgate.web.exchange import Response, json_response
@@ -13,7 +13,7 @@ from jobgate.web.exchange import Response, json_response
 if TYPE_CHECKING:
     from jobgate.errors import JobgateError
 
-__all__ = ["PROBLEMS", "Problem", "page", "problem"]
+__all__ = ["PROBLEMS", "Problem", "page", "problem", "problem_document"]
 
 
 class Problem(NamedTuple):
@@ -45,7 +45,7 @@ _KINDS: Final = (
     Problem(404, errors.UnknownJob, "Check the id; outcomes are kept for `result_ttl` only."),
     Problem(405, errors.MethodNotAllowed, "Use a method that `Allow` lists."),
     Problem(408, errors.RequestTimeout, "Send the whole request within the gate's times."),
-    Problem(409, errors.AlreadyFinished, "`GET /jobs/ID` tells how it ended."),
+    Problem(409, errors.WrongState, "`GET /jobs/ID` tells its state."),
     Problem(409, errors.Cancelled, "The detail says why; push it again if it is wanted still."),
     Problem(409, errors.StaleAttempt, "Throw the work away: the attempt is over."),
     Problem(410, errors.Gone, "Fetch outcomes within the queue's `result_ttl`."),
@@ -73,6 +73,7 @@ _KINDS: Final = (
     ),
     Problem(503, errors.ShuttingDown, "Ask another gate, or this one once it is back."),
     Problem(504, errors.QueueTimeout, "Nothing has run: try again, or add workers."),
+    Problem(504, errors.LeaseLapsed, "Extend leases in time, or ask for longer ones."),
     Problem(504, errors.Expired, "It was not run: push it again, or raise `expires`."),
     Problem(504, errors.WorkerTimeout, "The command may have run; it was too slow."),
 )
@@ -90,25 +91,9 @@ def problem(error: JobgateError, command_id: str = "", full_status: int = 503) -
         command_id: The command it happened to, where there is one.
         full_status: The queue's status for `queue-full`.
     """
-    kind = PROBLEMS[error.slug]
-    status = kind.status
-    if isinstance(error, errors.CommandFailed):
-        status = error.status
-    elif isinstance(error, errors.QueueFull):
-        status = full_status
-    members = {name: value for name, value in error.extra.items() if value is not None}
-    document = {
-        "type": f"/problems/{error.slug}",
-        "title": error.title,
-        "status": status,
-        "detail": error.detail,
-        "executed": error.executed,
-        **members,
-    }
-    fields = ""
-    if command_id:
-        document["id"] = command_id
-        fields += f"Jobgate-Id: {command_id}\r\n"
+    document = problem_document(error, command_id, full_status)
+    status = document["status"]
+    fields = f"Jobgate-Id: {command_id}\r\n" if command_id else ""
     if error.retry_after is not None or status in (429, 503):
         fields += f"Retry-After: {max(1, ceil(error.retry_after or 0))}\r\n"
     if isinstance(error, errors.MethodNotAllowed):
@@ -118,6 +103,26 @@ def problem(error: JobgateError, command_id: str = "", full_status: int = 503) -
     response = json_response(document, status, "application/problem+json", fields)
     response.close = isinstance(error, errors.ShuttingDown)
     return response
+
+
+def problem_document(
+    error: JobgateError, command_id: str = "", full_status: int = 503
+) -> dict[str, Any]:
+    """The document itself; arguments as for `problem`."""
+    status = PROBLEMS[error.slug].status
+    if isinstance(error, errors.CommandFailed):
+        status = error.status
+    elif isinstance(error, errors.QueueFull):
+        status = full_status
+    document = {
+        "type": f"/problems/{error.slug}",
+        "title": error.title,
+        "status": status,
+        "detail": error.detail,
+        "executed": error.executed,
+    }
+    document |= {name: value for name, value in error.extra.items() if value is not None}
+    return document | {"id": command_id} if command_id else document
 
 
 def page(slug: str) -> Response:

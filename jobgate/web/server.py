@@ -26,14 +26,19 @@ from jobgate.web.handler import HTTPHandler
 from jobgate.web.klein_channel import klein_site, serve_by_klein
 from jobgate.web.outbox import Ledger
 from jobgate.web.problems import problem
+from jobgate.web.pushes import Pushes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twisted.internet.interfaces import IAddress
     from twisted.python.failure import Failure
 
     from jobgate.config import GateConfig
     from jobgate.gate import Gate
-    from jobgate.web.exchange import Exchange, Head
+    from jobgate.web.exchange import Exchange, Head, Response
+
+    Handle = Callable[[Exchange, str, Callable[[Response], None]], None]
 
 __all__ = ["HTTPServer"]
 
@@ -41,7 +46,6 @@ _SWEEP_EVERY = 0.5
 """Seconds between two looks at the connections' deadlines."""
 _LAST_ANSWERS = 5.0
 """Seconds that callers have, at the end, to take the last of their answers."""
-_CALL = b"/call/"
 
 
 @implementer(IProtocolNegotiationFactory)
@@ -83,11 +87,16 @@ class HTTPServer(Factory):
         self.settings = config.gate
         self.ledger.limit = config.gate.max_buffered
         self.access = Access(config)
-        self._calls = Calls(self._gate, self.access)
-        handler = HTTPHandler(self._gate, self._calls, self.access)
+        pushes = Pushes(self._gate, self.access)
+        calls = Calls(self._gate, self.access, pushes)
+        handler = HTTPHandler(self._gate, calls, pushes, self.access)
         self._site = klein_site(handler.app.resource())
         fast = config.gate.front == "fast"
-        self._hot = {_CALL + name.encode(): name for name in config.queues} if fast else {}
+        self._hot: dict[bytes, tuple[Handle, str]] = {}
+        for name in config.queues if fast else ():
+            self._hot[f"/call/{name}".encode()] = calls.call, name
+            for query in ("", "?each=line"):
+                self._hot[f"/push/{name}{query}".encode()] = pushes.push, name
         self.heads.clear()
 
     # --- listening
@@ -170,8 +179,9 @@ class HTTPServer(Factory):
     def serve(self, exchange: Exchange) -> None:
         """Send a request its way: the short one if it is hot and plain, else Klein's."""
         head = exchange.head
-        if head.method == b"POST" and (queue := self._hot.get(head.target)) is not None:
-            self._calls.call(exchange, queue, exchange.answer)
+        if head.method == b"POST" and (hot := self._hot.get(head.target)) is not None:
+            handle, queue = hot
+            handle(exchange, queue, exchange.answer)
             return
         try:
             serve_by_klein(exchange, self._site)

@@ -422,6 +422,9 @@ def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
             if fact is not None:
                 self.do(self.journal.give_back([fact.new.id, "nobody"]))
                 fact.held = False
+                if fact.state is State.RUNNING and not fact.lease:
+                    # It had been declined after its start.
+                    fact.state = State.QUEUED
 
         def start_some(self, data: st.DataObject) -> Fact | None:
             fact = self.some(data, (fact for fact in self.model.jobs.values() if fact.held))
@@ -439,6 +442,9 @@ def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
             fact = self.some(data, (fact for fact in self.model.jobs.values() if not fact.held))
             if fact is not None:
                 self.do(self.journal.start(fact.new.id, attempt, "w-2"))
+                if fact.state is State.RUNNING and not fact.lease and attempt > fact.attempt:
+                    # A batch that killed its worker goes again at once.
+                    fact.attempt = attempt
 
         @rule(data=st.data(), ending=st.sampled_from(ENDINGS))
         def finish(self, data: st.DataObject, ending: Ending) -> None:

@@ -16,7 +16,7 @@ from jobgate.command import ReplyStream
 from jobgate.config import GateConfig, GateSettings
 from jobgate.errors import WorkerDied
 from jobgate.gate import Gate
-from jobgate.testing import SpawningReactor
+from jobgate.testing import SpawningReactor, inline_journal
 from jobgate.web.exchange import Exchange, Response
 from jobgate.web.server import HTTPServer
 from tests.unit.fakes import FakeTransport
@@ -76,7 +76,7 @@ class DoorCase(SynchronousTestCase):
         self.reactor = SpawningReactor()
         self.reactor.advance(1000)
         config = GateConfig(gate=GateSettings(**changes))
-        self.server = HTTPServer(Gate(config, self.reactor))
+        self.server = HTTPServer(Gate(config, self.reactor, inline_journal(self.reactor)))
         self.served: list[Exchange] = []
         self.hold = False
         self.server.serve = self.serve  # type: ignore[method-assign]

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from jobgate import errors
 from jobgate.config import GateConfig, GateSettings
 from jobgate.gate import Gate
-from jobgate.testing import SpawningReactor
+from jobgate.testing import SpawningReactor, inline_journal
 from tests.unit.fakes import queue_config
 
 
@@ -36,7 +36,9 @@ class GateTests(SynchronousTestCase):
         self.addCleanup(self.reactor.discard)
 
     def build(self, built: GateConfig | None = None, *, ready: bool = True) -> Gate:
-        self.gate = Gate(config(q={}) if built is None else built, self.reactor)
+        self.gate = Gate(
+            config(q={}) if built is None else built, self.reactor, inline_journal(self.reactor)
+        )
         self.started = self.gate.start()
         self.reactor.advance(0)
         if ready:

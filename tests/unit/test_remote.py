@@ -28,7 +28,7 @@ from jobgate.outside import Outside
 from jobgate.pool import reception
 from jobgate.pool.lifecycle import State
 from jobgate.pool.remote import RemoteWorker, keep_alive
-from jobgate.testing import SpawningReactor
+from jobgate.testing import SpawningReactor, inline_journal
 from jobgate.wire import frames
 from jobgate.wire.frames import FrameDecoder, encode
 from jobgate.worker import _own_name, serve
@@ -185,7 +185,9 @@ class Case(SynchronousTestCase):
 
     def build(self, tables: dict[str, Any] | None = None, **queue: Any) -> None:
         tables = {"queues": {"q": queue, "other": {}}, **(tables or {})}
-        self.gate = Gate(from_tables(tables, "test", Path()), self.reactor)
+        self.gate = Gate(
+            from_tables(tables, "test", Path()), self.reactor, inline_journal(self.reactor)
+        )
         self.gate.start()
         self.addCleanup(self.end)
 

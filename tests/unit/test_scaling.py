@@ -18,7 +18,7 @@ from jobgate.config import Scale, Seconds, from_tables
 from jobgate.gate import Gate
 from jobgate.pool.lifecycle import State
 from jobgate.pool.scaling import Place, Scaler, Step
-from jobgate.testing import FakeChild, SpawningReactor
+from jobgate.testing import FakeChild, SpawningReactor, inline_journal
 from jobgate.wire import frames
 
 NOTHING = Step()
@@ -195,7 +195,11 @@ class Load(RuleBasedStateMachine):
         }
         self.reactor = SpawningReactor()
         self.reactor.install()
-        self.gate = Gate(from_tables({"queues": {"q": queue}}, "test", Path("/")), self.reactor)
+        self.gate = Gate(
+            from_tables({"queues": {"q": queue}}, "test", Path("/")),
+            self.reactor,
+            inline_journal(self.reactor),
+        )
         self.machine = Machine()
         self.supervisor = self.gate.supervisor("q")
         self.supervisor._machine = self.machine  # type: ignore[assignment]

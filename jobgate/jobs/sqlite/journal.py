@@ -144,6 +144,10 @@ class SqliteJournal:
         """End a job that has not started (again)."""
         return self._do(Kind.LASTING, running.finish_waiting, id, ending)
 
+    def consume(self, jobs: Sequence[tuple[str, int]]) -> Deferred[None]:
+        """Jobs of ours are a puller's for good."""
+        return self._do(Kind.LASTING, running.consume, jobs)
+
     # --- leases
 
     def lease(self, jobs: Sequence[tuple[str, int]], terms: LeaseTerms) -> Deferred[Leased]:

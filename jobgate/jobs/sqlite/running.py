@@ -6,17 +6,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobgate.jobs.job import FOLLOWS, TERMINAL, State, Taken
+from jobgate.jobs.job import FOLLOWS, TERMINAL, Ending, State, Taken
 from jobgate.jobs.sqlite.entering import grow
 from jobgate.jobs.sqlite.ledger import CALL, HELD, INPUTS, ONCE, decode, encode, public
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jobgate.jobs.job import Ending
     from jobgate.jobs.sqlite.ledger import Ledger, Row
 
-__all__ = ["begin", "finish", "finish_waiting", "give_back", "start", "take", "taken"]
+__all__ = ["begin", "consume", "finish", "finish_waiting", "give_back", "start", "take", "taken"]
+
+
+_CONSUMED = Ending(State.SUCCEEDED)
 
 
 def take(ledger: Ledger, queue: str, count: int, max_bytes: int) -> list[Taken]:
@@ -85,18 +87,27 @@ def taken(ledger: Ledger, rows: Sequence[Row]) -> list[Taken]:
 
 
 def give_back(ledger: Ledger, ids: Sequence[str]) -> None:
-    """Leave what was taken for another `take`."""
+    """Leave what was taken for another `take`; what had started was declined then."""
     for id_ in ids:
         row = ledger.row(id_)
-        if row is not None and row.state == HELD:
+        if row is not None and _ours(row):
             ledger.move(row, State.QUEUED)
 
 
 def start(ledger: Ledger, id_: str, attempt: int, worker: str) -> None:
-    """A held job starts; what is no longer held (cancelled meanwhile) does not."""
+    """
+    A job of ours starts, perhaps anew: a batch that killed its worker goes again at once.
+
+    What has been cancelled meanwhile does not.
+    """
     row = ledger.row(id_)
-    if row is not None and row.state == HELD and attempt > row.attempt:
+    if row is not None and _ours(row) and attempt > row.attempt:
         begin(ledger, row, attempt, worker)
+
+
+def _ours(row: Row) -> bool:
+    """Whether this gate has it, waiting or at a worker of its own."""
+    return row.state == HELD or (row.state == State.RUNNING and not row.lease)
 
 
 def begin(ledger: Ledger, row: Row, attempt: int, worker: str) -> None:
@@ -105,6 +116,16 @@ def begin(ledger: Ledger, row: Row, attempt: int, worker: str) -> None:
     row.started = ledger.now
     row.worker = worker
     ledger.move(row, State.RUNNING)
+
+
+def consume(ledger: Ledger, jobs: Sequence[tuple[str, int]]) -> None:
+    """Held jobs are a puller's for good."""
+    for id_, attempt in jobs:
+        row = ledger.row(id_)
+        if row is not None and _ours(row):
+            if row.state == HELD:
+                begin(ledger, row, attempt, "")
+            ledger.settle(row, _CONSUMED)
 
 
 def finish(ledger: Ledger, id_: str, attempt: int, ending: Ending) -> bool:

@@ -57,7 +57,7 @@ class ThreadWriter:
     A thread of its own.
 
     Args:
-        groups: The store; from `open` on only the thread touches it.
+        groups: The store; once it is open only the thread touches it.
         tell: Told of each group, on the reactor's thread.
         reactor: Gets the calls from the thread.
     """
@@ -67,15 +67,21 @@ class ThreadWriter:
         self._tell = tell
         self._reactor = reactor
         self._arrivals: SimpleQueue[Operation | None] = SimpleQueue()
-        self._opened: Deferred[Counts] = Deferred()
         self._ended: Deferred[None] = Deferred()
         # A daemon: a gate that dies without closing must not hang on its store.
         self._thread = Thread(target=self._live, name="jobgate-store", daemon=True)
 
     def open(self) -> Deferred[Counts]:
-        """Open the store."""
+        """
+        Open the store, here and now: a store that cannot be opened must keep a gate from starting.
+        """
+        return maybeDeferred(self._open)
+
+    def _open(self) -> Counts:
+        counts, changes = self._groups.open()
+        self._tell(changes, ())
         self._thread.start()
-        return self._opened
+        return counts
 
     def submit(self, operation: Operation) -> None:
         """Run it, soon."""
@@ -83,18 +89,14 @@ class ThreadWriter:
 
     def close(self) -> Deferred[None]:
         """Run what was submitted, then close the store."""
+        if not self._thread.is_alive():
+            return succeed(None)
         self._arrivals.put(None)
         return self._ended
 
     def _live(self) -> None:
         call = self._reactor.callFromThread
         groups = self._groups
-        try:
-            counts, changes = groups.open()
-        except BaseException:  # noqa: BLE001 (it is the opening's outcome)
-            call(self._opened.errback, Failure())
-            return
-        call(self._begin, counts, changes)
         left: list[Operation] = []
         closing = False
         while not closing:
@@ -125,10 +127,6 @@ class ThreadWriter:
         except Empty:
             return group, False
         return group, True
-
-    def _begin(self, counts: Counts, changes: Sequence[Change]) -> None:
-        self._tell(changes, ())
-        self._opened.callback(counts)
 
     def _end(self, left: Sequence[Operation]) -> None:
         # The thread has nothing more to do, so this is no wait.

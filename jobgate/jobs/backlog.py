@@ -1,0 +1,209 @@
+"""
+One queue's jobs between the journal and the Road: the window.
+
+The journal may hold millions; here are those that are about to run and those that do.
+How many may be here depends on who is there to take them, so a queue that nobody drains
+costs no memory. Must not know what becomes of a job when it has ended.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from twisted.python.failure import Failure
+
+    from jobgate.command import Command
+    from jobgate.gate.road import Road
+    from jobgate.jobs.job import NewJob, Taken
+    from jobgate.jobs.journal import Journal
+
+__all__ = ["Backlog"]
+
+_WINDOW = 256
+"""Jobs that wait here for the queue's own workers: what they do while the journal is asked."""
+_LOW = 64
+"""More are taken only once there is room for so many, or none wait here any more."""
+_BYTES = 16 * 1024 * 1024
+"""Their bodies, together, about."""
+
+
+class Backlog:
+    """
+    The window of one queue.
+
+    Args:
+        road: Where its jobs run.
+        journal: Where they come from.
+        run: Makes a job a command on the Road; returns it.
+
+    Attributes:
+        open: Jobs that have not ended, by state (blocked, scheduled, queued, running).
+        stored: How many are queued in the journal at the most, and not here.
+        window: What is here, waiting or running, by id.
+        wanted: How many somebody else than the queue's workers would take.
+    """
+
+    _log = Logger()
+
+    def __init__(self, road: Road, journal: Journal, run: Callable[[Taken], Command]) -> None:
+        self.road = road
+        self.open = [0, 0, 0, 0]
+        self.stored = 0
+        self.window: dict[str, Command] = {}
+        self._journal = journal
+        self._run = run
+        self.wanted = 0
+        self._coming = 0
+        self._taking = False
+        self._closed = False
+        self._when_here: list[Callable[[], None]] = []
+
+    def __repr__(self) -> str:
+        return f"<Backlog {self.road.config.name} {len(self.window)} here, {self.stored} stored>"
+
+    @property
+    def once(self) -> bool:
+        """Whether a job's start must be stored before it starts, as it must never be repeated."""
+        return self.road.config.retry == "never"
+
+    @property
+    def room(self) -> int:
+        """How many more jobs may come here."""
+        road = self.road
+        if self._closed or road.draining or road.bytes_waiting >= _BYTES:
+            return 0
+        most = self.wanted
+        if road.staffed:
+            most += road.free if self.once else _WINDOW
+        return max(0, most - road.jobs_waiting - self._coming)
+
+    @property
+    def waiting(self) -> int:
+        """Everything that waits in the queue: calls, and jobs wherever they are."""
+        blocked, scheduled, queued, _ = self.open
+        return self.road.calls[0] + blocked + scheduled + queued
+
+    @property
+    def running(self) -> int:
+        """Everything that runs."""
+        return self.road.calls[1] + self.open[3]
+
+    # --- what comes
+
+    def claim(self, jobs: Sequence[NewJob]) -> int:
+        """
+        How many of these, from the first on, need not go by way of the journal's backlog.
+
+        So many are expected here until `arrived` or `not_coming`.
+        """
+        if self.stored or self._taking or not (room := self.room):
+            return 0
+        size = 0
+        count = 0
+        for job in jobs[:room]:
+            size += len(job.body)
+            if job.delay or job.needs or (count and size > _BYTES):
+                break
+            count += 1
+        self._coming += count
+        return count
+
+    def arrived(self, jobs: Sequence[Taken]) -> None:
+        """Jobs that were claimed are stored: they run."""
+        self._coming -= len(jobs)
+        if self._closed:
+            self._journal.give_back([job.id for job in jobs]).addErrback(self._bug)
+            return
+        for job in jobs:
+            self.window[job.id] = self._run(job)
+        self._tell_if_here()
+
+    def not_coming(self, count: int) -> None:
+        """Jobs that were claimed could not be stored, or were there already."""
+        self._coming -= count
+        self.fill()
+        self._tell_if_here()
+
+    def want(self, count: int) -> None:
+        """Somebody else than the queue's workers would take so many more (or, negative, fewer)."""
+        self.wanted += count
+        if count > 0:
+            self.fill()
+        elif not self.wanted and not self.road.staffed:
+            self.clear()
+
+    def fill(self) -> None:
+        """Take from the journal what there is room for."""
+        if self._taking or self.stored <= 0:
+            return
+        if not self.road.staffed and self.road.pool is not None:
+            self.road.pool.needed()
+        room = self.room
+        if room <= 0 or (room < _LOW and self.road.jobs_waiting > _LOW):
+            return
+        self._taking = True
+        self._coming += room
+        known = self.stored
+        taken = self._journal.take(self.road.config.name, room, _BYTES)
+        taken.addCallbacks(
+            self._took, self._not_taken, callbackArgs=(room, known), errbackArgs=(room,)
+        )
+
+    def when_here(self, call: Callable[[], None]) -> None:
+        """Call once nothing is on its way here from the journal any more; perhaps now."""
+        self._when_here.append(call)
+        self._tell_if_here()
+
+    def _tell_if_here(self) -> None:
+        if not self._coming:
+            calls, self._when_here = self._when_here, []
+            for call in calls:
+                call()
+
+    def _took(self, jobs: list[Taken], room: int, known: int) -> None:
+        self._taking = False
+        self._coming -= room - len(jobs)
+        # What was known when it was asked for and has not come is not there: taken otherwise,
+        # cancelled, or ended. What has been told of since then is.
+        self.stored -= len(jobs) or known
+        self.fill()
+        self.arrived(jobs)
+
+    def _not_taken(self, failure: Failure, room: int) -> None:
+        self._taking = False
+        self._coming -= room
+        self._tell_if_here()
+        self._log.warn(
+            "{queue}: jobs stay in the store: {why}",
+            queue=self.road.config.name,
+            why=failure.getErrorMessage(),
+        )
+
+    # --- what goes
+
+    def left(self, job: str) -> None:
+        """A job is here no more: it has ended, or waits for its next attempt in the journal."""
+        if self.window.pop(job, None) is not None:
+            self.fill()
+
+    def clear(self) -> None:
+        """Give back to the journal everything that only waits here."""
+        back = [job for job, command in self.window.items() if self.road.withdraw(command)]
+        for job in back:
+            del self.window[job]
+        if back:
+            self.stored += len(back)
+            self._journal.give_back(back).addErrback(self._bug)
+
+    def close(self) -> None:
+        """Let nothing more come; what runs may end."""
+        self._closed = True
+        self.clear()
+
+    def _bug(self, failure: Failure) -> None:
+        self._log.failure("the journal lost an operation", failure=failure)

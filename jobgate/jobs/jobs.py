@@ -1,0 +1,532 @@
+"""
+Jobs: what stands between the journal and the Roads.
+
+A job is a command whose caller is the journal: it enters a Road like any other, and what
+it ends with is judged and stored here. Everybody who asks for a job, waits for one or
+changes one does it through this class. Must not know HTTP.
+"""
+
+from __future__ import annotations
+
+from random import SystemRandom
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.logger import Logger
+
+from jobgate import errors
+from jobgate.command import Command
+from jobgate.config import Backoff
+from jobgate.jobs.backlog import Backlog
+from jobgate.jobs.endings import after_failure
+from jobgate.jobs.job import TERMINAL, Ending, Reply, State, Taken, document
+from jobgate.jobs.waiting import Ended, Gathering
+from jobgate.jobs.watches import Watches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.python.failure import Failure
+
+    from jobgate import command as travelling
+    from jobgate.gate.audit import Audit
+    from jobgate.gate.road import Road
+    from jobgate.jobs.job import Change, Job, NewJob
+    from jobgate.jobs.journal import Due, Journal, Key, Stored
+
+__all__ = ["Jobs"]
+
+_FOREVER = float("inf")
+_SWEEP = 60.0
+"""Seconds after which the journal is swept even if nothing is known to be due."""
+_SOON = 0.01
+"""Seconds: what is due is looked at no more often than this."""
+_RESTED = 1.0
+"""Seconds after which a sweep that failed is tried again."""
+_decode = msgspec.json.Decoder(dict[str, str]).decode
+
+
+class Ender(Protocol):
+    """Somebody who waits."""
+
+    def end(self) -> None:
+        """Wait no longer."""
+
+
+class Jobs:
+    """
+    All jobs of a gate.
+
+    Args:
+        journal: Where they are kept.
+        clock: Seconds and timers.
+        road_for: Makes or finds the Road of a queue, for jobs that are found at the opening.
+        audit: Where acceptance and outcome are written down, if anywhere.
+
+    Attributes:
+        journal: As given.
+        calls: Ids of calls that are kept here and counted on their Roads.
+        watches: Who waits to hear of a job or graph.
+        backlogs: The windows by queue.
+        audit: As given; a reload may bring another.
+        waiting: Who waits for something and is to be sent away when the gate stops.
+        stale: Replies to attempts that were over, dropped.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        journal: Journal,
+        clock: IReactorTime,
+        road_for: Callable[[str], Road],
+        audit: Audit | None = None,
+    ) -> None:
+        self.journal = journal
+        self.watches = Watches()
+        self.backlogs: dict[str, Backlog] = {}
+        self.calls: set[str] = set()
+        self.audit = audit
+        self.stale = 0
+        self._clock = clock
+        self._road_for = road_for
+        self._random = SystemRandom().random
+        self._deaths: dict[str, int] = {}
+        self._sweeping: IDelayedCall | None = None
+        self._sweep_at = _FOREVER
+        self._opened = False
+        self._held = False
+        self._closed = False
+        self.waiting: set[Ender] = set()
+
+    # --- its life
+
+    def open(self) -> Deferred[None]:
+        """
+        Open the journal, if that has not been done, and take up what it holds.
+
+        Raises:
+            ConfigError: It cannot be opened; the message says why.
+        """
+        if self._opened:
+            return succeed(None)
+        self._opened = True
+        return self.journal.open(self._changed).addCallback(self._take_up)
+
+    def _take_up(self, found: dict[str, list[int]]) -> None:
+        for queue, counts in found.items():
+            self._road_for(queue)
+            backlog = self.backlogs[queue]
+            backlog.open = list(counts)
+            backlog.stored = counts[State.QUEUED]
+            backlog.road.stats.accepted += sum(counts)
+            backlog.fill()
+        self.sweep_in(0.0)
+
+    def hold(self) -> None:
+        """
+        Start nothing more, and keep nobody waiting.
+
+        What waits stays in the journal for the next start.
+        """
+        self._held = True
+        for backlog in self.backlogs.values():
+            backlog.close()
+        for waiter in tuple(self.waiting):
+            waiter.end()
+
+    def close(self) -> Deferred[None]:
+        """Store what is under way, then close the journal; again: harmless."""
+        if self._closed:
+            return succeed(None)
+        self._closed = True
+        self.hold()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
+        return self.journal.close()
+
+    def adopt(self, road: Road) -> Backlog:
+        """A queue has come: its jobs run on this Road from now on."""
+        backlog = self.backlogs[road.config.name] = Backlog(road, self.journal, self._run)
+        return backlog
+
+    def abandon(self, queue: str) -> None:
+        """A queue is no more: what waits of it stays in the journal."""
+        self.backlogs.pop(queue).close()
+
+    # --- in
+
+    def put(
+        self, jobs: Sequence[NewJob], *, key: Key | None = None, graph: str = ""
+    ) -> Deferred[Stored]:
+        """
+        Store jobs, all or none; those that can run at once do.
+
+        Args:
+            jobs: Of one queue, or those of one graph.
+            key: Their idempotency key.
+            graph: The id of the graph they form.
+
+        Raises:
+            StoreUnavailable: The store cannot keep them.
+            QueueFull: As many wait as may.
+        """
+        backlog = self.backlogs[jobs[0].queue]
+        if backlog.road.draining:
+            return fail(errors.ShuttingDown("the gate finishes what it has and takes nothing new"))
+        limits = {job.queue: self.backlogs[job.queue].road.config.max_backlog for job in jobs}
+        claim = 0 if graph else backlog.claim(jobs)
+        stored = self.journal.put(jobs, claim=claim, key=key, graph=graph, limits=limits)
+        soonest = min((job.delay or job.expires or _FOREVER) for job in jobs)
+
+        def put(stored: Stored) -> Stored:
+            if stored.kept is not None:
+                backlog.not_coming(claim)
+                return stored
+            now = self.journal.now()
+            backlog.arrived([_taken(job, now) for job in jobs[:claim]])
+            if soonest != _FOREVER:
+                self.sweep_in(soonest)
+            return stored
+
+        def not_put(failure: Failure) -> Failure:
+            backlog.not_coming(claim)
+            if failure.check(errors.QueueFull):
+                backlog.road.stats.accepted += len(jobs)
+                backlog.road.stats.shed += len(jobs)
+            return failure
+
+        return stored.addCallbacks(put, not_put)
+
+    # --- one of them
+
+    def get(self, name: str) -> Deferred[Job]:
+        """
+        A job.
+
+        Raises:
+            UnknownJob: There is none of that id.
+        """
+
+        def found(job: Job | None) -> Job:
+            if job is None:
+                message = f"no job is called {name!r}"
+                raise errors.UnknownJob(message)
+            return job
+
+        return self.journal.get(name).addCallback(found)
+
+    async def wait(self, name: str, seconds: float) -> Job:
+        """
+        A job, once it has ended, or as it is when the time is up.
+
+        Raises:
+            UnknownJob: There is none of that id.
+        """
+        ended = Ended()
+        self.watches.add(name, ended)
+        try:
+            job = await self.get(name)
+            if job.state < TERMINAL and seconds > 0 and not self._held:
+                self.waiting.add(ended)
+                await ended.within(seconds, self._clock)
+                job = await self.get(name)
+            return job
+        finally:
+            self.waiting.discard(ended)
+            self.watches.remove(name, ended)
+
+    def purge(self, queue: str) -> Deferred[int]:
+        """Cancel all jobs that wait in a queue; how many."""
+        backlog = self.backlogs[queue]
+        backlog.clear()
+        return self.journal.purge(queue)
+
+    def started(self, command: Command) -> None:
+        """A command of ours has begun."""
+        worker = command.worker
+        assert worker is not None, "somebody has begun it"
+        self._keep(self.journal.start(command.id, command.attempt, worker.name))
+
+    def finish(self, command: Command, ending: Ending, *, waiting: bool = False) -> Deferred[bool]:
+        """
+        Store what became of a command of ours; it is here no more.
+
+        Args:
+            command: The command.
+            ending: How its attempt ended.
+            waiting: It had not started.
+        """
+        self._deaths.pop(command.id, None)
+        if waiting:
+            stored = self.journal.finish_waiting(command.id, ending)
+        else:
+            stored = self.journal.finish(command.id, command.attempt, ending)
+        if ending.state == State.SCHEDULED:
+            self.sweep_in(ending.delay)
+        self._left(command)
+        return stored
+
+    def failed(
+        self, command: Command, taken: Taken, error: errors.JobgateError
+    ) -> Deferred[bool] | None:
+        """An attempt has failed: the job ends, or waits for its next attempt."""
+        backlog = self.backlogs.get(command.queue)
+        if isinstance(error, errors.ShuttingDown) and not command.began:
+            # It waits in the journal still, as if it had never been taken.
+            self._left(command)
+            return None
+        deaths = command.deaths
+        if backlog is not None and deaths >= taken.attempts and not taken.once:
+            backlog.road.poison.add(command, self._clock.seconds())
+            error = errors.PoisonCommand(f"it has killed {deaths} workers", attempt=command.attempt)
+        ending = after_failure(
+            error,
+            spent=taken.spent,
+            attempts=taken.attempts,
+            once=taken.once,
+            backoff=backlog.road.config.backoff if backlog is not None else Backoff(),
+            random=self._random,
+            output=error.output,
+        )
+        again = ending.state < TERMINAL
+        stored = self.finish(command, ending, waiting=not command.began)
+        if again and deaths:
+            self._deaths[command.id] = deaths
+        return stored
+
+    def release(self, command: Command) -> None:
+        """A command of ours is with somebody outside now: what becomes of it is told here."""
+        backlog = self.backlogs.get(command.queue)
+        if backlog is not None:
+            backlog.road.release(command)
+            backlog.left(command.id)
+
+    def ending_of(
+        self, queue: str, spent: int, attempts: int, error: errors.JobgateError
+    ) -> Ending:
+        """How an attempt that somebody outside has failed ends its job, by its queue's rules."""
+        config = self._backlog_for(queue).road.config
+        return after_failure(
+            error,
+            spent=spent,
+            attempts=attempts,
+            once=config.retry == "never",
+            backoff=config.backoff,
+            random=self._random,
+        )
+
+    # --- inside
+
+    def _run(self, taken: Taken) -> Command:
+        """Send a job down its Road."""
+        now = self._clock.seconds()
+        backlog = self.backlogs[taken.queue]
+        command = Command(
+            taken.queue,
+            taken.id,
+            taken.body,
+            taken.content_type,
+            taken.priority,
+            now - max(0.0, self.journal.now() - taken.created),
+            _FOREVER,
+        )
+        command.job = True
+        command.attempt = taken.attempt
+        command.deaths = self._deaths.get(taken.id, 0)
+        command.caller = taken.caller
+        command.on_start = self.started
+
+        def progressed(done: float, total: float | None, note: str | None) -> None:
+            command.progress = done, total, note
+            self.watches.progressed(taken.id, done, total, note)
+
+        command.on_progress = progressed
+        if taken.headers:
+            command.headers = _decode(taken.headers)
+        self._enter(command, taken, backlog)
+        return command
+
+    def _enter(self, command: Command, taken: Taken, backlog: Backlog) -> None:
+        road = backlog.road
+        known = road.poison and road.poison.knows(
+            command.queue, command.content_type, command.body, self._clock.seconds()
+        )
+        if known:
+            error = errors.PoisonCommand(
+                "a command with this body has killed workers within the last hour", executed="no"
+            )
+            command.reply = Deferred()
+            self._clock.callLater(0, self.failed, command, taken, error)
+            return
+        key = (command.headers or {}).get("jobgate-key", "")
+        if not taken.once:
+            road.enter(command, key=key)
+            self._attend(command, taken)
+            return
+        command.reply = Deferred()
+
+        def enter(_: None) -> None:
+            if command.state == "waiting":
+                road.enter(command, key=key)
+                self._attend(command, taken)
+
+        self._keep(self.journal.start(command.id, command.attempt + 1, "").addCallback(enter))
+
+    def _attend(self, command: Command, taken: Taken) -> None:
+        command.reply.addCallbacks(
+            self._replied,
+            self._not_replied,
+            callbackArgs=(command, taken),
+            errbackArgs=(command, taken),
+        )
+
+    def _replied(self, reply: travelling.Reply, command: Command, taken: Taken) -> None:
+        if reply.stream is None:
+            self._succeeded(reply.status, reply.content_type, reply.body, command)
+            return
+
+        def gathered(body: bytes | None, failure: Failure | None) -> None:
+            if body is not None:
+                self._succeeded(reply.status, reply.content_type, body, command)
+            elif failure is not None:
+                self._not_replied(failure, command, taken)
+
+        gathering = Gathering(lambda data: self.watches.chunk(command.id, data), gathered)
+        reply.stream.read(gathering.chunk, gathering.end)
+
+    def _succeeded(
+        self, status: int, content_type: str, body: bytes | bytearray, command: Command
+    ) -> None:
+        reply = Reply(status, content_type, bytes(body))
+        self._keep(self.finish(command, Ending(State.SUCCEEDED, reply=reply)))
+
+    def _not_replied(self, failure: Failure, command: Command, taken: Taken) -> None:
+        error = failure.value
+        if isinstance(error, CancelledError):
+            self._left(command)
+            return
+        if not isinstance(error, errors.JobgateError):
+            self._log.failure("{command!r} failed", failure=failure, command=command)
+            error = errors.InternalError("the gate's log has the details")
+        stored = self.failed(command, taken, error)
+        if stored is not None:
+            self._keep(stored)
+
+    def _left(self, command: Command) -> None:
+        backlog = self.backlogs.get(command.queue)
+        if backlog is not None:
+            backlog.left(command.id)
+
+    def _changed(self, changes: Sequence[Change]) -> None:
+        """The journal has stored these."""
+        fill = set()
+        for change in changes:
+            backlog = self.backlogs.get(change.queue) or self._backlog_for(change.queue)
+            state, before = change.state, change.before
+            if change.id not in self.calls:
+                _count(backlog, state, before)
+            if state == State.QUEUED and not change.claimed:
+                backlog.stored += 1
+                fill.add(backlog)
+            elif state >= TERMINAL:
+                command = backlog.window.get(change.id)
+                if command is not None:
+                    # It has been ended from outside: whoever has it need not go on.
+                    command.reply.cancel()
+            self.watches.changed(change)
+        for backlog in fill:
+            backlog.fill()
+
+    def _backlog_for(self, queue: str) -> Backlog:
+        self._road_for(queue)
+        return self.backlogs[queue]
+
+    # --- time
+
+    def sweep_in(self, seconds: float) -> None:
+        """Have the journal do what time demands, not later than in so many seconds."""
+        at = self._clock.seconds() + max(_SOON, seconds)
+        if self._closed or at >= self._sweep_at:
+            return
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        self._sweep_at = at
+        self._sweeping = self._clock.callLater(max(_SOON, seconds), self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeping = None
+        self._sweep_at = _FOREVER
+        self.journal.sweep().addCallbacks(self._swept, self._not_swept)
+
+    def _swept(self, due: Due) -> None:
+        for job in due.lapsed:
+            self._lapsed(job)
+        for job in due.expired:
+            error = errors.Expired(f"it waited for longer than {job.expires - job.created:g} s")
+            ending = Ending(State.DEAD, error=document(error), spent=False)
+            self._keep(self.journal.finish_waiting(job.id, ending))
+        self.sweep_in(min(due.after, _SWEEP))
+
+    def _not_swept(self, failure: Failure) -> None:
+        if not failure.check(errors.StoreUnavailable):
+            self._log.failure("the journal could not be swept", failure=failure)
+        self.sweep_in(_RESTED)
+
+    def _lapsed(self, job: Job) -> None:
+        """A puller has not said anything in time."""
+        error = errors.LeaseLapsed(f"{job.worker or 'its puller'} did not reply in time")
+        ending = self.ending_of(job.queue, job.spent, job.attempts, error)
+        self._keep(self.journal.finish(job.id, job.attempt, ending))
+        if ending.state == State.SCHEDULED:
+            self.sweep_in(ending.delay)
+
+    def _keep(self, stored: Deferred[bool] | Deferred[None]) -> None:
+        """What nobody waits for: only a bug, or the end of the gate, can make it fail."""
+        stored.addErrback(self._lost)
+
+    def _lost(self, failure: Failure) -> None:
+        if not self._closed:
+            self._log.failure("the journal lost an operation", failure=failure)
+
+
+def _taken(job: NewJob, now: float) -> Taken:
+    """A job as `take` would have given it."""
+    return Taken(
+        id=job.id,
+        queue=job.queue,
+        body=job.body,
+        content_type=job.content_type,
+        priority=job.priority,
+        attempt=0,
+        spent=0,
+        attempts=job.attempts,
+        created=now,
+        headers=job.headers,
+        caller=job.caller,
+        call=job.call,
+        once=job.once,
+        name=job.name,
+    )
+
+
+def _count(backlog: Backlog, state: State, before: State | None) -> None:
+    """Keep the counters true: what is accepted has ended, or waits, or runs."""
+    stats = backlog.road.stats
+    if before is None or before >= TERMINAL:
+        stats.accepted += 1
+        if before in (State.DEAD, State.FAILED):
+            stats.retried += 1
+    else:
+        backlog.open[before] -= 1
+    if state < TERMINAL:
+        backlog.open[state] += 1
+    elif state == State.SUCCEEDED:
+        stats.succeeded += 1
+    elif state == State.CANCELLED:
+        stats.cancelled += 1
+    else:
+        stats.failed += 1

@@ -1,0 +1,268 @@
+"""
+What pullers have: commands that are theirs for good, or for the time of a lease.
+
+Jobs under a lease live in the journal alone: any gate that has it could take the reply. A
+call under a lease has its caller waiting here. Must not know HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+
+from jobgate import errors
+from jobgate.command import DONE, RUNNING
+from jobgate.command import Reply as CallReply
+from jobgate.jobs.job import Ending, Reply, State
+from jobgate.jobs.waiting import shielded
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.python.failure import Failure
+
+    from jobgate.command import Command
+    from jobgate.gate.road import Road
+    from jobgate.jobs.jobs import Jobs
+    from jobgate.jobs.journal import Leased, LeaseTerms
+
+__all__ = ["Lapse", "Leases"]
+
+
+class Lapse:
+    """How a call's puller was lost, in the terms in which a Road hears of losses."""
+
+    kind = "died"
+    exit_status: int | None = None
+    signal: str | None = None
+
+    def __init__(self, cause: str) -> None:
+        self.cause = cause
+
+
+class _Lent:
+    """A call that a puller has: its Road, and the lease that it is under, if any."""
+
+    def __init__(self, road: Road, command: Command, lease: str) -> None:
+        self.road = road
+        self.command = command
+        self.attempt = command.attempt
+        self.lease = lease
+        self.timer: IDelayedCall | None = None
+
+
+class Leases:
+    """
+    The commands that pullers have.
+
+    Args:
+        jobs: The gate's.
+        clock: Seconds and timers.
+    """
+
+    _log = Logger()
+
+    def __init__(self, jobs: Jobs, clock: IReactorTime) -> None:
+        self._jobs = jobs
+        self._clock = clock
+        self._calls: dict[str, _Lent] = {}
+
+    def queue_of(self, name: str) -> str | None:
+        """The queue of a call that a puller has; None for anything else."""
+        lent = self._calls.get(name)
+        return lent.command.queue if lent is not None else None
+
+    def over(self, command: Command) -> None:
+        """A call that a puller has needs its reply no more."""
+        lent = self._calls.get(command.id)
+        if lent is not None:
+            self._forget(command.id, lent)
+
+    # --- handing over
+
+    def lend(self, road: Road, commands: Sequence[Command], terms: LeaseTerms) -> Deferred[None]:
+        """
+        Put commands under a lease, before their puller has them.
+
+        Args:
+            road: Whose they are.
+            commands: What a Pull has taken.
+            terms: The lease.
+
+        Returns:
+            Fires when it is stored, or fails with StoreUnavailable, and nothing is. It may be
+            cancelled: what has begun is finished all the same.
+        """
+        jobs = [(command.id, command.attempt) for command in commands if command.job]
+
+        def lent(_: object) -> None:
+            for command in commands:
+                if command.job:
+                    self._jobs.release(command)
+                elif command.state is RUNNING:
+                    self._lend_call(road, command, terms)
+            if jobs:
+                self._jobs.sweep_in(terms.seconds)
+
+        if not jobs:
+            lent(None)
+            return succeed(None)
+        return shielded(self._jobs.journal.lease(jobs, terms).addCallback(lent))
+
+    def hand_over(self, road: Road, commands: Sequence[Command]) -> None:
+        """Commands that their puller has now, for good: jobs have ended so, calls await a reply."""
+        jobs = [(command.id, command.attempt) for command in commands if command.job]
+        for command in commands:
+            if command.job:
+                self._jobs.release(command)
+            elif command.state is RUNNING:
+                self._calls[command.id] = _Lent(road, command, "")
+                road.began(command)
+        if jobs:
+            self._jobs.journal.consume(jobs).addErrback(self._bug)
+
+    # --- what pullers say
+
+    async def reply(self, name: str, lease: str, reply: Reply) -> None:
+        """
+        A command's result.
+
+        Args:
+            name: The command's id.
+            lease: The lease it is under.
+            reply: The result.
+
+        Raises:
+            UnknownJob: There is none of that id.
+            StaleAttempt: The lease is over, or the command has had its reply.
+        """
+        lent = self._take_call(name, lease)
+        if lent is not None:
+            answer = CallReply(reply.body, reply.content_type, reply.status)
+            lent.road.succeeded(lent.command, answer, self._clock.seconds())
+            return
+        await self._finish(name, lease, Ending(State.SUCCEEDED, reply=reply))
+
+    async def fail(self, name: str, lease: str, error: errors.CommandFailed) -> None:
+        """A command's puller could not do it; errors as for `reply`."""
+        lent = self._take_call(name, lease)
+        if lent is not None:
+            lent.road.failed(lent.command, error, self._clock.seconds())
+            return
+        job = await self._jobs.get(name)
+        await self._finish(
+            name, lease, self._jobs.ending_of(job.queue, job.spent, job.attempts, error)
+        )
+
+    async def extend(self, lease: str, seconds: float) -> Leased | None:
+        """
+        Let a lease last for so many seconds from now.
+
+        Raises:
+            StaleAttempt: It is over.
+        """
+        mine = False
+        for lent in self._calls.values():
+            if lent.lease == lease:
+                self._arm(lent, seconds)
+                mine = True
+        leased = await self._jobs.journal.extend(lease, seconds)
+        if leased is None and not mine:
+            raise errors.StaleAttempt("that lease is over", executed="maybe")
+        return leased
+
+    async def finish(self, lease: str, error: errors.CommandFailed | None) -> None:
+        """
+        All that is under a lease has been done, or has failed.
+
+        Raises:
+            StaleAttempt: The lease had run out.
+        """
+        mine = [lent for lent in self._calls.values() if lent.lease == lease]
+        for lent in mine:
+            self._take_call(lent.command.id, lease)
+            now = self._clock.seconds()
+            if error is None:
+                done = CallReply(b"", "application/octet-stream")
+                lent.road.succeeded(lent.command, done, now)
+            else:
+                lent.road.failed(lent.command, error, now)
+        journal = self._jobs.journal
+        if error is None:
+            done_all = await journal.finish_lease(lease, Ending(State.SUCCEEDED))
+        else:
+            done_all = await self._fail_all(lease, error)
+        if not done_all and not mine:
+            raise errors.StaleAttempt("that lease is over", executed="maybe")
+
+    # --- inside
+
+    async def _fail_all(self, lease: str, error: errors.CommandFailed) -> bool:
+        leased = await self._jobs.journal.leased(lease)
+        if leased is None:
+            return False
+        for name, attempt in leased.jobs:
+            job = await self._jobs.get(name)
+            ending = self._jobs.ending_of(job.queue, job.spent, job.attempts, error)
+            await self._jobs.journal.finish(name, attempt, ending)
+        return True
+
+    async def _finish(self, name: str, lease: str, ending: Ending) -> None:
+        journal = self._jobs.journal
+        leased = await journal.leased(lease)
+        attempt = dict(leased.jobs).get(name) if leased is not None else None
+        if attempt is None or not await journal.finish(name, attempt, ending):
+            await self._jobs.get(name)
+            self._jobs.stale += 1
+            raise errors.StaleAttempt("it is not under that lease (any more)", executed="maybe")
+        if ending.state == State.SCHEDULED:
+            self._jobs.sweep_in(ending.delay)
+
+    def _lend_call(self, road: Road, command: Command, terms: LeaseTerms) -> None:
+        lent = self._calls[command.id] = _Lent(road, command, terms.id)
+        road.began(command)
+        self._arm(lent, terms.seconds)
+
+    def _arm(self, lent: _Lent, seconds: float) -> None:
+        if lent.timer is not None and lent.timer.active():
+            lent.timer.cancel()
+        lent.timer = self._clock.callLater(seconds, self._lapsed, lent)
+
+    def _lapsed(self, lent: _Lent) -> None:
+        command = lent.command
+        self._forget(command.id, lent)
+        if command.state is RUNNING and command.attempt == lent.attempt:
+            lent.road.lost(
+                command, Lapse("its puller did not reply in time"), begun=True, alone=False
+            )
+
+    def _take_call(self, name: str, lease: str) -> _Lent | None:
+        """A call that waits for this very reply; it is forgotten here."""
+        lent = self._calls.get(name)
+        if lent is None:
+            return None
+        self._check_call(lent, lease)
+        self._forget(name, lent)
+        return lent
+
+    def _check_call(self, lent: _Lent, lease: str) -> None:
+        command = lent.command
+        if command.state is DONE or command.attempt != lent.attempt:
+            self._forget(command.id, lent)
+            lent.road.stats.stray_replies += 1
+            raise errors.StaleAttempt("its caller does not wait any more", executed="maybe")
+        if lent.lease and lease != lent.lease:
+            lent.road.stats.stray_replies += 1
+            raise errors.StaleAttempt("it is not under that lease", executed="maybe")
+
+    def _forget(self, name: str, lent: _Lent) -> None:
+        if self._calls.get(name) is lent:
+            del self._calls[name]
+        if lent.timer is not None and lent.timer.active():
+            lent.timer.cancel()
+
+    def _bug(self, failure: Failure) -> None:
+        self._log.failure("the journal lost an operation", failure=failure)

@@ -1,0 +1,209 @@
+"""
+A pull: somebody from outside takes commands, one or several, from one queue.
+
+For its Road it is a worker like any other: it waits in the CommandQueue in its turn and
+is handed commands while it has room. What it was given is settled by `Leases`, once the
+puller has it. Must not know HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jobgate.command import DONE, RUNNING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+    from jobgate.command import Batch, Command
+    from jobgate.jobs.backlog import Backlog
+
+__all__ = ["Pull"]
+
+_MOST_BYTES = 16 * 1024 * 1024
+"""Of bodies in one answer, about."""
+
+
+class Pull:
+    """
+    One request for commands, until it has enough or its time is up.
+
+    Args:
+        backlog: The queue.
+        clock: Seconds and timers.
+        most: How many commands it takes at the most.
+        least: With so many it waits no longer.
+        lines: The bodies are to be sent as lines: one that is none comes alone.
+        done: Called once, with what it got; perhaps nothing.
+        over: Told of a call that needs its reply no more.
+    """
+
+    lanes = 0
+    name = "a puller"
+
+    def __init__(
+        self,
+        backlog: Backlog,
+        clock: IReactorTime,
+        *,
+        most: int,
+        least: int,
+        lines: bool,
+        done: Callable[[list[Command]], None],
+        over: Callable[[Command], None],
+    ) -> None:
+        self.commands: list[Command] = []
+        self._backlog = backlog
+        self._road = backlog.road
+        self._clock = clock
+        self._most = most
+        self._least = least
+        self._lines = lines
+        self._done = done
+        self._over = over
+        self._bytes = 0
+        self._get = self._got
+        self._timer: IDelayedCall | None = None
+        self._ended = False
+
+    def __repr__(self) -> str:
+        return f"<Pull {self._road.config.name} {len(self.commands)}/{self._most}>"
+
+    # --- what a Road sees: the Worker protocol
+
+    @property
+    def room(self) -> int:
+        """How many more commands it takes."""
+        return 0 if self._ended else self._most - len(self.commands)
+
+    @property
+    def idle(self) -> bool:
+        """It is never preferred to a worker, nor put behind one."""
+        return False
+
+    def send(self, command: Command) -> bool:
+        """Never called: what it takes it takes by itself."""
+        raise NotImplementedError
+
+    def send_batch(self, batch: Batch) -> bool:
+        """Likewise."""
+        raise NotImplementedError
+
+    def cancel(self, command: Command) -> None:
+        """The caller of one of its commands is gone; its puller hears of that when it replies."""
+        self._over(command)
+
+    def overran(self, cause: str) -> None:  # noqa: ARG002 (nobody can be told)
+        """One of its commands took too long: nothing ends a puller, but no reply is wanted."""
+        for command in self.commands:
+            if command.state is DONE:
+                self._over(command)
+
+    # --- its life
+
+    def start(self, seconds: float) -> None:
+        """Take what is there, then wait for more for at most so many seconds."""
+        self._backlog.want(self._most)
+        self._collect()
+        if self._ended:
+            return
+        if seconds > 0:
+            self._wait_until(seconds)
+        else:
+            # What is stored takes a moment to come, even for one who will not wait.
+            self._backlog.when_here(self.end)
+        for shard in () if self._ended else self._road.shards:
+            shard.wait(self._get, self)
+
+    def leave(self) -> None:
+        """The puller is gone: what it was given goes back, as if it had never left."""
+        if not self._ended:
+            self._stop()
+        for command in reversed(self.commands):
+            self.give_back(command)
+        self.commands.clear()
+
+    def give_back(self, command: Command) -> None:
+        """A command that could not be handed over stands first again."""
+        if command.worker is self and command.state is RUNNING:
+            self._road.not_started(command)
+
+    def end(self) -> None:
+        """Wait no longer: what it has is what it gets."""
+        if not self._ended:
+            self._end()
+
+    # --- inside
+
+    def _collect(self) -> None:
+        for shard in self._road.shards:
+            while not self._ended:
+                command = shard.take(self)
+                if command is None:
+                    break
+                self._add(command)
+        if not self._ended and len(self.commands) >= self._least:
+            self._end()
+
+    def _got(self, command: Command) -> None:
+        """A command has come to the head of the waiting."""
+        for shard in self._road.shards:
+            shard.leave(self._get)
+        self._add(command)
+        if self._ended:
+            return
+        if len(self.commands) >= self._least:
+            # What comes together goes together: the others are on the heels of this one.
+            self._wait_until(0)
+            return
+        self._collect()
+        for shard in () if self._ended else self._road.shards:
+            shard.wait(self._get, self)
+
+    def _add(self, command: Command) -> None:
+        command.state = RUNNING
+        command.worker = self
+        command.attempt += 1
+        self._road.running_add(command)
+        if self._lines and not self._fits(command):
+            self._road.not_started(command)
+            self._end()
+            return
+        self.commands.append(command)
+        self._backlog.wanted -= 1
+        self._bytes += len(command.body)
+        alone = self._lines and b"\n" in command.body
+        if alone or len(self.commands) >= self._most or self._bytes >= _MOST_BYTES:
+            self._end()
+
+    def _fits(self, command: Command) -> bool:
+        """Whether it may stand beside those that are there: lines, and of one kind."""
+        if not self.commands:
+            return True
+        return b"\n" not in command.body and (command.content_type == self.commands[0].content_type)
+
+    def _wait_until(self, seconds: float) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = self._clock.callLater(seconds, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        self._collect()
+        if not self._ended:
+            self._end()
+
+    def _end(self) -> None:
+        self._stop()
+        self._done(self.commands)
+
+    def _stop(self) -> None:
+        self._ended = True
+        for shard in self._road.shards:
+            shard.leave(self._get)
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        self._backlog.want(len(self.commands) - self._most)

@@ -1,0 +1,104 @@
+"""
+`GET /jobs/<id>/events`: what happens to a job, as server-sent events.
+
+Events are `state`, `progress` and `chunk`. A state's id is its attempt and state, so a
+reader that comes back with `Last-Event-ID` is told the present state only if that is news
+(WHATWG HTML, section 9.2).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from jobgate.command import ReplyStream
+from jobgate.jobs.job import TERMINAL
+from jobgate.web.events import as_event
+from jobgate.web.exchange import Response
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall
+
+    from jobgate.gate import Gate
+    from jobgate.jobs.job import Change, Job, State
+    from jobgate.web.exchange import Exchange
+
+__all__ = ["follow"]
+
+_ALIVE = 15.0
+"""Seconds between comments, so that nothing between the two ends takes silence for death."""
+_json = msgspec.json.Encoder().encode
+
+
+def follow(gate: Gate, exchange: Exchange, job: Job) -> Response:
+    """
+    The response that tells of a job from now on, until it ends.
+
+    Args:
+        gate: Whose job.
+        exchange: The request.
+        job: The job as it is now.
+    """
+    follower = _Follower(gate, job)
+    response = Response(200, "text/event-stream", fields="Cache-Control: no-store\r\n")
+    response.stream = follower.stream
+    exchange.on_lost = follower.stop
+    last = exchange.head.headers.get(b"last-event-id", b"").decode("latin-1")
+    follower.start(job, last)
+    return response
+
+
+class _Follower:
+    """A Watcher that writes what it is told into a stream."""
+
+    def __init__(self, gate: Gate, job: Job) -> None:
+        self.stream = ReplyStream()
+        self._gate = gate
+        self._name = job.id
+        self._alive: IDelayedCall | None = None
+        self._last = ""
+
+    def start(self, job: Job, last: str) -> None:
+        self._last = last
+        self._state(job.state, job.attempt)
+        if job.state >= TERMINAL:
+            self.stop()
+            return
+        self._gate.jobs.watches.add(self._name, self)
+        self._beat()
+
+    def changed(self, change: Change) -> None:
+        """It is in another state."""
+        self._state(change.state, change.attempt)
+        if change.state >= TERMINAL:
+            self.stop()
+
+    def progressed(self, done: float, total: float | None, note: str | None) -> None:
+        """Its worker has said how far it is."""
+        said = _json({"done": done, "total": total, "note": note})
+        self.stream.chunk(as_event(said, "progress"))
+
+    def chunk(self, data: bytes | bytearray) -> None:
+        """A part of its reply has come."""
+        self.stream.chunk(as_event(data, "chunk"))
+
+    def stop(self) -> None:
+        """It has ended, or nobody listens."""
+        self._gate.jobs.watches.remove(self._name, self)
+        if self._alive is not None and self._alive.active():
+            self._alive.cancel()
+        self._alive = None
+        self.stream.end()
+
+    def _state(self, state: State, attempt: int) -> None:
+        name = f"{attempt}.{state:d}"
+        if name == self._last:
+            return
+        self._last = name
+        said = _json({"id": self._name, "state": state.word, "attempt": attempt})
+        self.stream.chunk(as_event(said, "state", name))
+
+    def _beat(self) -> None:
+        self._alive = self._gate.reactor.callLater(_ALIVE, self._beat)
+        self.stream.chunk(b": alive\n\n")

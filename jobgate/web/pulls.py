@@ -1,0 +1,322 @@
+"""
+Requests of pullers: to get commands, and to say what became of them.
+
+A command leaves its queue once the answer that carries it has been given to the puller's
+connection; a puller that has hung up before leaves it there. Must not know stores.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred
+
+from jobgate import errors
+from jobgate.jobs.job import Reply
+from jobgate.jobs.journal import LeaseTerms
+from jobgate.jobs.pull import Pull
+from jobgate.web import fields as read
+from jobgate.web.exchange import Response, json_response
+from jobgate.web.job_views import moment
+from jobgate.web.pushes import key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jobgate.command import Command
+    from jobgate.gate import Gate
+    from jobgate.jobs.job import Taken
+    from jobgate.jobs.journal import Leased
+    from jobgate.web.access import Access
+    from jobgate.web.exchange import Exchange
+
+__all__ = ["PULL_QUERY", "Lease", "Pulls", "Said"]
+
+PULL_QUERY = ("wait", "lease", "max", "min", "each")
+_LEASE = 60.0
+"""Seconds that a lease is extended by if nothing is said."""
+_MOST = 1000
+"""Commands in one answer: their ids must fit one header."""
+_LONGEST_LEASE = 7 * 86400.0
+_MOST_WAIT = 3600.0
+
+
+class Lease(msgspec.Struct):
+    """
+    A lease.
+
+    Attributes:
+        lease: Its id.
+        until: When it runs out, RFC 3339; null where only calls are under it.
+    """
+
+    lease: str
+    until: str | None = None
+
+
+class Said(msgspec.Struct):
+    """
+    What has been taken note of.
+
+    Attributes:
+        id: The job or the lease.
+        state: What became of it.
+    """
+
+    id: str
+    state: str
+
+
+class _Failure(msgspec.Struct):
+    """The body of a `fail`: like a FAIL frame's meta."""
+
+    title: str = "The puller could not do it"
+    detail: str = ""
+    status: int = 500
+    retry: bool = True
+
+
+class _Terms(NamedTuple):
+    """What a pull asks for."""
+
+    wait: float
+    lease: float
+    most: int
+    least: int
+    lines: bool
+
+
+class Pulls:
+    """
+    What pullers ask for and say.
+
+    Args:
+        gate: Whose queues.
+        access: Who may.
+    """
+
+    def __init__(self, gate: Gate, access: Access) -> None:
+        self._gate = gate
+        self._access = access
+
+    async def pull(self, exchange: Exchange, queue: str) -> Response:
+        """Commands of a queue, once there are any."""
+        if exchange.head.method == b"HEAD":
+            raise errors.MethodNotAllowed("GET, POST")
+        self._access.need(exchange, f"pull:{queue}")
+        terms = self._terms(read.query(exchange.head.target, PULL_QUERY))
+        return await self._pull(exchange, queue, terms)
+
+    async def reply(self, exchange: Exchange, name: str) -> Response:
+        """A command's result; with `?next=` the answer carries the next command."""
+        asked = read.query(exchange.head.target, ("next", *PULL_QUERY))
+        following = asked.pop("next", "")
+        terms = self._terms(asked)
+        await self._may(exchange, name)
+        if following:
+            self._access.need(exchange, f"pull:{following}")
+        kind = exchange.head.headers.get(b"content-type", b"application/octet-stream")
+        reply = Reply(200, kind.decode("latin-1"), exchange.body)
+        await self._gate.leases.reply(name, _lease_of(exchange), reply)
+        if following:
+            return await self._pull(exchange, following, terms)
+        return json_response(Said(id=name, state="succeeded"))
+
+    async def fail(self, exchange: Exchange, name: str) -> Response:
+        """A command that its puller could not do."""
+        error = _failure(exchange)
+        await self._may(exchange, name)
+        await self._gate.leases.fail(name, _lease_of(exchange), error)
+        return json_response(Said(id=name, state="failed"))
+
+    async def extend(self, exchange: Exchange, name: str) -> Response:
+        """More time for a command."""
+        seconds = _seconds(exchange)
+        await self._may(exchange, name)
+        return self._extended(
+            _lease_of(exchange), await self._gate.leases.extend(_lease_of(exchange), seconds)
+        )
+
+    async def finish_lease(self, exchange: Exchange, lease: str) -> Response:
+        """All commands under a lease have been done."""
+        self._need_any(exchange)
+        await self._gate.leases.finish(lease, None)
+        return json_response(Said(id=lease, state="succeeded"))
+
+    async def fail_lease(self, exchange: Exchange, lease: str) -> Response:
+        """None of the commands under a lease could be done."""
+        self._need_any(exchange)
+        await self._gate.leases.finish(lease, _failure(exchange))
+        return json_response(Said(id=lease, state="failed"))
+
+    async def extend_lease(self, exchange: Exchange, lease: str) -> Response:
+        """More time for all that is under a lease."""
+        self._need_any(exchange)
+        return self._extended(lease, await self._gate.leases.extend(lease, _seconds(exchange)))
+
+    # --- inside
+
+    async def _pull(self, exchange: Exchange, queue: str, terms: _Terms) -> Response:
+        road = self._gate.queue(queue)
+        key = key_of(exchange)
+        if key is not None and terms.lease:
+            again = await self._gate.jobs.journal.leased_by_key(key)
+            if again is not None:
+                return self._leased_again(*again, terms)
+        got: Deferred[list[Command]] = Deferred()
+        pull = Pull(
+            self._gate.jobs.backlogs[queue],
+            self._gate.reactor,
+            most=terms.most,
+            least=terms.least,
+            lines=terms.lines,
+            done=got.callback,
+            over=self._gate.leases.over,
+        )
+        self._gate.jobs.waiting.add(pull)
+        exchange.on_lost = pull.leave
+        try:
+            if self._gate.draining:
+                return Response(204, "")
+            pull.start(terms.wait)
+            commands = await got
+        except CancelledError:
+            pull.leave()
+            raise
+        finally:
+            self._gate.jobs.waiting.discard(pull)
+        if not commands:
+            return Response(204, "", fields="Cache-Control: no-store\r\n")
+        if not exchange.connection.alive():
+            pull.leave()
+            return Response(204, "")
+        if not terms.lease:
+            response = _carrying(commands, lines=terms.lines)
+            exchange.on_lost = pull.leave
+            response.on_sent = lambda: self._gate.leases.hand_over(road, commands)
+            return response
+        lease = LeaseTerms(
+            self._gate.new_id(),
+            terms.lease,
+            exchange.token.name if exchange.token is not None else "",
+            key,
+        )
+        # What is being stored is not taken back by a puller that leaves now: its lease lapses.
+        exchange.on_lost = None
+        try:
+            await self._gate.leases.lend(road, commands, lease)
+        except errors.StoreUnavailable:
+            pull.leave()
+            raise
+        response = _carrying(commands, lines=terms.lines)
+        response.fields += f"Jobgate-Lease: {lease.id}\r\n"
+        return response
+
+    def _leased_again(self, leased: Leased, jobs: list[Taken], terms: _Terms) -> Response:
+        response = _carrying(jobs, lines=terms.lines)
+        response.fields += f"Jobgate-Lease: {leased.id}\r\nIdempotency-Replayed: true\r\n"
+        return response
+
+    def _terms(self, asked: Mapping[str, str]) -> _Terms:
+        wait = asked.get("wait")
+        lease = asked.get("lease")
+        each = asked.get("each")
+        if each not in (None, "line"):
+            message = f"each: found {each!r}, wanted line"
+            raise errors.BadRequest(message)
+        most = _number("max", asked.get("max", "1"))
+        least = _number("min", asked.get("min", "1"))
+        if most > 1 and each is None:
+            raise errors.BadRequest("max: found more than 1, wanted each=line with it")
+        if least > most:
+            message = f"min: found {least}, wanted at most max = {most}"
+            raise errors.BadRequest(message)
+        return _Terms(
+            wait=(
+                float(self._gate.config.gate.long_poll_timeout)
+                if wait is None
+                else min(read.span("wait", wait.encode()), _MOST_WAIT)
+            ),
+            lease=0.0 if lease is None else _span("lease", lease),
+            most=most,
+            least=least,
+            lines=each is not None,
+        )
+
+    async def _may(self, exchange: Exchange, name: str) -> None:
+        """Insist on the right to pull from the queue that a command is of."""
+        if exchange.token is None:
+            return
+        queue = self._gate.leases.queue_of(name)
+        if queue is None:
+            queue = (await self._gate.jobs.get(name)).queue
+        self._access.need(exchange, f"pull:{queue}")
+
+    def _need_any(self, exchange: Exchange) -> None:
+        """Insist on the right to pull from some queue: a lease's id is itself a secret."""
+        token = exchange.token
+        if token is not None and not any(
+            token.may(f"pull:{road.config.name}") for road in self._gate.dispatcher
+        ):
+            message = f"the token {token.name!r} may not pull"
+            raise errors.Forbidden(message)
+
+    @staticmethod
+    def _extended(lease: str, leased: Leased | None) -> Response:
+        return json_response(Lease(lease, moment(leased.until) if leased is not None else None))
+
+
+def _carrying(commands: list[Command] | list[Taken], *, lines: bool) -> Response:
+    """The response that hands commands over."""
+    first = commands[0]
+    fields = "Cache-Control: no-store\r\n"
+    if not lines or b"\n" in first.body:
+        attempt = first.attempt
+        fields += f"Jobgate-Id: {first.id}\r\nJobgate-Attempt: {attempt}\r\n"
+        if lines:
+            fields += f"Jobgate-Ids: {first.id}\r\n"
+        return Response(200, first.content_type, first.body, fields)
+    fields += f"Jobgate-Ids: {', '.join(command.id for command in commands)}\r\n"
+    body = b"\n".join([*(command.body for command in commands), b""])
+    return Response(200, first.content_type, body, fields)
+
+
+def _lease_of(exchange: Exchange) -> str:
+    return exchange.head.headers.get(b"jobgate-lease", b"").decode("latin-1")
+
+
+def _failure(exchange: Exchange) -> errors.CommandFailed:
+    """
+    What a `fail` says.
+
+    Raises:
+        BadRequest: Its body is neither empty nor such an object.
+    """
+    try:
+        said = msgspec.json.decode(exchange.body or b"{}", type=_Failure)
+    except msgspec.MsgspecError as error:
+        message = f"body: {error}; wanted nothing, or title, detail, status and retry as JSON"
+        raise errors.BadRequest(message) from None
+    status = said.status if 400 <= said.status <= 599 else 500
+    return errors.CommandFailed(said.title, said.detail, status, again=said.retry)
+
+
+def _seconds(exchange: Exchange) -> float:
+    asked = read.query(exchange.head.target, ("lease",)).get("lease")
+    return _LEASE if asked is None else _span("lease", asked)
+
+
+def _span(name: str, text: str) -> float:
+    seconds = read.seconds(name, text.encode())
+    if seconds > _LONGEST_LEASE:
+        message = f"{name}: found {text}, wanted at most {_LONGEST_LEASE:.0f} seconds"
+        raise errors.BadRequest(message)
+    return seconds
+
+
+def _number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= _MOST):
+        message = f"{name}: found {text!r}, wanted a number from 1 to {_MOST}"
+        raise errors.BadRequest(message)
+    return int(text)
