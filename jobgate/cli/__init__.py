@@ -26,6 +26,12 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "call": "have a command run and print its reply",
+    "push": "leave a command, or one for each line, and print its id",
+    "pull": "take commands and print them",
+    "jobs": "list jobs; show, cancel or retry one, or print its result",
+    "graph": "submit jobs that need each other",
+    "write": "push a file line by line, and mark its end",
+    "read": "pull lines into a file until the mark",
     "generate": "print numbered lines",
     "top": "show queues and workers, again and again",
     "run": "without a gate: lines in, replies out, in order",

@@ -191,13 +191,16 @@ class Client:
             response = connection.getresponse()
             found = {name.lower(): value for name, value in response.getheaders()}
             data = b""
+            if response.length is None and not response.chunked:
+                # A connection that ends inside the headers looks to http.client as if they did.
+                raise IncompleteRead(data)  # noqa: TRY301 (as `read` does)
             if into is not None and response.status == 200:
                 while piece := response.read(_PIECE):
                     into.write(piece)
             else:
                 data = response.read()
             if response.length:
-                raise IncompleteRead(data, response.length)  # noqa: TRY301 (as `read` does at times)
+                raise IncompleteRead(data, response.length)  # noqa: TRY301 (as `read` does)
         except (OSError, HTTPException) as error:
             connection.close()
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__

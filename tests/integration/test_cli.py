@@ -194,6 +194,8 @@ class Liar:
     [
         b"",
         b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
+        b"HTTP/1.1 200 OK\r\nServer: job",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhalf",
         b"SSH-2.0-OpenSSH_9.6\r\n",
     ],
