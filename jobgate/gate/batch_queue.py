@@ -45,6 +45,8 @@ class BatchQueue(CommandQueue):
         self._batching = batching
         self._idle_since: dict[Getter, float] = {}
         self._must_go = _NEVER
+        self._newest = 0.0
+        self._next = _NEVER
         self._timer: IDelayedCall | None = None
 
     # --- what differs from other queues
@@ -66,13 +68,20 @@ class BatchQueue(CommandQueue):
         Raises:
             QueueOverflow: `size` commands wait already, and for this one no Runner does.
         """
-        if not self.free_now and self.size is not None and self.pending.count >= self.size:
+        pending = self.pending
+        if self.size is not None and pending.count >= self.size and not self.free_now:
             raise QueueOverflow
-        self.pending.append(command)
+        pending.append(command)
         batching = self._batching
         must_go = batching.must_go(command.accepted, command.deadline, command.queue_deadline)
         self._must_go = min(self._must_go, must_go)
-        if self.waiting:
+        self._newest = command.accepted
+        # One more makes a difference if it is the first, the last, or in a hurry.
+        if self.waiting and (
+            pending.count == 1
+            or must_go < self._next
+            or batching.full(pending.count, pending.size_bytes)
+        ):
             self._look()
 
     def put_back(self, command: Command) -> None:
@@ -158,6 +167,7 @@ class BatchQueue(CommandQueue):
 
     def _look(self) -> None:
         """Let everything go that may, and see to it that the rest is looked at in time."""
+        self._next = _NEVER
         while self.pending.count and self.waiting and not self.paused:
             now = self._clock.seconds()
             soonest = _NEVER
@@ -170,6 +180,7 @@ class BatchQueue(CommandQueue):
                 elif at < soonest:
                     soonest = at
             else:
+                self._next = soonest
                 if soonest != _NEVER:
                     self._look_at(soonest)
                 return
@@ -188,7 +199,7 @@ class BatchQueue(CommandQueue):
             return now
         oldest = pending.oldest()
         assert oldest is not None, "somebody waits"
-        at = batching.goes_at(oldest, idle_since)
+        at = batching.goes_at(oldest, self._newest, idle_since)
         if self._must_go <= now < at:
             # It was for the sake of somebody who may have left since.
             self._must_go = min(

@@ -17,9 +17,12 @@ __all__ = ["PAUSE", "Batching", "Fit"]
 
 PAUSE = 0.001
 """
-Seconds that an idle worker waits for company to arrive. The callers of its last batch come back
-one by one: whoever goes with the first of them runs half-full batches for ever.
+Seconds without a newcomer after which an idle worker waits for no more company. The callers of its
+last batch come back one by one: whoever goes with the first of them runs half-full batches for
+ever.
 """
+_PATIENCE = 1 / 3
+"""Of the time that a batch runs: what an idle worker waits at most, if newcomers do not cease."""
 _MARGIN = 0.025
 """Seconds before a deadline at which a batch is forced, besides the time that it will run."""
 _CAREFUL = 1.2
@@ -100,12 +103,14 @@ class Batching:
         size: How many may go together at present.
         linger: Seconds that the oldest member waits for company at present; `inf`: until the
             batch is full.
+        patience: Seconds that an idle worker waits for company at most, if newcomers do not cease.
         fit: How long batches run.
     """
 
     def __init__(self, config: BatchConfig) -> None:
         self.max_bytes = int(config.max_bytes)
         self.fit = Fit()
+        self.patience = PAUSE
         self._limit = config.size
         self._target = config.target_seconds
         if self._target:
@@ -122,18 +127,21 @@ class Batching:
         """Whether so many may go together."""
         return count <= 1 or (count <= self.size and size_bytes <= self.max_bytes)
 
-    def goes_at(self, oldest: float, idle_since: float | None) -> float:
+    def goes_at(self, oldest: float, newest: float, idle_since: float | None) -> float:
         """
         When a batch goes that is not full.
 
         Args:
             oldest: When its oldest member came.
+            newest: When its newest did.
             idle_since: Since when the worker has had nothing in hand; None if it has: then only
                 those who have lingered are sent ahead, the others may still get company.
         """
-        if idle_since is not None:
-            return max(oldest + (self.linger or PAUSE), idle_since + PAUSE)
-        return oldest + self.linger if self.linger else _NEVER
+        if idle_since is None:
+            return oldest + self.linger if self.linger else _NEVER
+        pause = max(newest, idle_since) + PAUSE
+        most = max(oldest, idle_since) + self.patience
+        return max(oldest + self.linger, min(pause, most))
 
     def must_go(self, accepted: float, deadline: float, queue_deadline: float) -> float:
         """
@@ -151,6 +159,7 @@ class Batching:
     def measured(self, n: int, seconds: float) -> None:
         """A batch of `n` has run for so long."""
         self.fit.add(n, seconds)
+        self.patience = max(PAUSE, _PATIENCE * self.fit.seconds(n))
         if self._target:
             self._choose()
 

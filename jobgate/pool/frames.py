@@ -185,7 +185,7 @@ class FramesConversation(Conversation):
             for name, kind, body in command.inputs
         ]
         meta = f'{{"id":"{command.id}","attempt":{command.attempt},"inputs":'.encode()
-        meta += _json(inputs) + self._rest(command).encode()
+        meta += _json(inputs) + self._meta_rest(command).encode()
         bodies = [command.body, *(its.body for its in command.inputs)]
         length = 12 + len(meta) + sum(map(len, bodies))
         if length > frames.MAX_FRAME:
@@ -196,15 +196,12 @@ class FramesConversation(Conversation):
 
     def _head(self, command: Command, frame_id: int) -> bytes:
         """All of a COMMAND frame that comes before the body, if it has no inputs."""
-        meta = f'{{"id":"{command.id}","attempt":{command.attempt}{self._rest(command)}'.encode()
-        length = 12 + len(meta) + len(command.body)
-        return _pack(length, 1, COMMAND, 0, frame_id, len(meta)) + meta
-
-    def _rest(self, command: Command) -> str:
         rest = self._meta_rests.get(command.content_type)
         if rest is None or command.deadline != _FOREVER or command.headers:
-            return self._meta_rest(command)
-        return rest
+            rest = self._meta_rest(command)
+        meta = f'{{"id":"{command.id}","attempt":{command.attempt}{rest}'.encode()
+        length = 12 + len(meta) + len(command.body)
+        return _pack(length, 1, COMMAND, 0, frame_id, len(meta)) + meta
 
     def _meta_rest(self, command: Command) -> str:
         """The part of a command's meta that most commands of a content type share."""

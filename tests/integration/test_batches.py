@@ -4,8 +4,11 @@ Batches through the whole program: many commands at a time, and each caller its 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +16,7 @@ from background import background, result
 from program import Program, at_rest, eventually, sdk
 from raw_http import request_bytes
 from test_no_mix_up import Crowd, run_crowd
+from test_socket_workers import TCP, where
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -441,3 +445,23 @@ def test_no_mix_up(start_gate: Callable[..., Program], in_flight: int, limits: A
     gate = start_gate({"queues": {"q": queue}})
     run_crowd(gate, Crowd(gate, "q", seed=in_flight, prefix=b"digest "))
     assert gate.queue("q")["batch"]["mean"] > 1
+
+
+def test_a_worker_from_outside(start_gate: Callable[..., Program]) -> None:
+    """It is given batches as any other, and told to go it finishes what it has."""
+    tables = {"q": {"batch": batch(4, "full"), "in_flight": 2}}
+    gate = start_gate({"gate": {"worker_listen": [TCP]}, "queues": tables})
+    settings = json.dumps({"connect": where(gate), "queue": "q"})
+    environment = {**os.environ, "OUTSIDE": settings}
+    with subprocess.Popen(
+        [sys.executable, *sdk("batcher", "0.05")[1:]], env=environment, stderr=subprocess.DEVNULL
+    ) as worker:
+        try:
+            gate.ready("q")
+            assert together(calls(gate, "q", *[b"x%d" % n for n in range(8)])) == [4] * 8
+            futures = calls(gate, "q", b"a", b"b", b"c", b"d")
+            worker.terminate()
+            assert together(futures) == [4] * 4
+            assert worker.wait(20) == 0
+        finally:
+            worker.kill()

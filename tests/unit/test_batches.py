@@ -107,21 +107,32 @@ class BatchingTests(SynchronousTestCase):
     def test_pause(self) -> None:
         """Without a linger an idle worker gives company a moment; a busy one need not be asked."""
         batching = Batching(batch_config())
-        self.assertEqual(batching.goes_at(10.0, 5.0), 10.0 + PAUSE)
-        self.assertEqual(batching.goes_at(10.0, 12.0), 12.0 + PAUSE)
-        self.assertEqual(batching.goes_at(10.0, None), FOREVER)
+        self.assertEqual(batching.goes_at(10.0, 10.0, 5.0), 10.0 + PAUSE)
+        self.assertEqual(batching.goes_at(10.0, 11.0, 12.0), 12.0 + PAUSE)
+        self.assertEqual(batching.goes_at(10.0, 11.0, None), FOREVER)
+
+    def test_newcomers(self) -> None:
+        """As long as they come the others wait, but for no more than a part of what a run takes."""
+        batching = Batching(batch_config())
+        self.assertEqual(batching.goes_at(10.0, 10.0005, 5.0), 10.0 + PAUSE)
+        batching.measured(4, 0.010)
+        self.assertAlmostEqual(batching.goes_at(10.0, 10.0005, 5.0), 10.0005 + PAUSE)
+        self.assertAlmostEqual(batching.goes_at(10.0, 10.0029, 5.0), 10.0 + 0.010 / 3)
+        self.assertAlmostEqual(batching.goes_at(10.0, 10.0029, 10.001), 10.0029 + PAUSE)
+        batching.measured(4, 0.0)
+        self.assertGreaterEqual(batching.patience, PAUSE)
 
     def test_linger(self) -> None:
         """The oldest decides; whoever has lingered goes to a busy worker, too."""
         batching = Batching(batch_config(linger=0.5))
-        self.assertEqual(batching.goes_at(10.0, 5.0), 10.5)
-        self.assertEqual(batching.goes_at(10.0, None), 10.5)
-        self.assertEqual(batching.goes_at(10.0, 12.0), 12.0 + PAUSE)
+        self.assertEqual(batching.goes_at(10.0, 10.2, 5.0), 10.5)
+        self.assertEqual(batching.goes_at(10.0, 10.2, None), 10.5)
+        self.assertEqual(batching.goes_at(10.0, 10.2, 12.0), 12.0 + PAUSE)
 
     def test_only_full(self) -> None:
         """`full` waits for ever, if no deadline forces it."""
         batching = Batching(batch_config(linger=FULL))
-        self.assertEqual(batching.goes_at(10.0, 5.0), FOREVER)
+        self.assertEqual(batching.goes_at(10.0, 10.0, 5.0), FOREVER)
 
     def test_deadlines(self) -> None:
         """Half of a member's time while nothing is known; then what is left after the run."""
@@ -734,7 +745,8 @@ class BatchMachine(RoadMachine):
             waiting = [c for c in queue.pending if worker not in (c.declined or ())]
             if queue.paused or not worker.room or not waiting:
                 continue
-            soon = queue._timer is not None and queue._timer.getTime() <= now + PAUSE + 1e-6
+            patience = queue._batching.patience
+            soon = queue._timer is not None and queue._timer.getTime() <= now + patience + 1e-6
             if worker.idle and not soon:
                 assert all(c.batch is None for c in waiting), "suspects wait beside an idle worker"
                 oldest = min(c.accepted for c in waiting)

@@ -6,6 +6,7 @@ An SDK worker that takes batches and does what each body says.
 Every reply tells how many were together; SECONDS is how long a batch runs besides.
 """
 
+import json
 import os
 import signal
 import sys
@@ -49,4 +50,4 @@ def answer(command: Command, together: int) -> Any:
     return {"together": together, "body": word, "attempt": command.attempt, "pid": os.getpid()}
 
 
-serve(run, batch=True)
+serve(run, batch=True, **json.loads(os.environ.get("OUTSIDE", "{}")))
