@@ -28,9 +28,9 @@ from rows import SERVERS, Bodies, Row, groups
 from servers import ROOT, version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from servers import Running
+    from servers import Running, Starter
 
 CALLERS = 10_000
 WARM_UP = 1.0
@@ -151,7 +151,9 @@ def chosen(group: Sequence[Row], patterns: Sequence[str], result: Result) -> lis
     return rows
 
 
-def run_group(rows: Sequence[Row], folder: Path, result: Result) -> None:
+def run_group(
+    rows: Sequence[Row], folder: Path, result: Result, starters: Mapping[str, Starter] = SERVERS
+) -> None:
     """
     Start the servers of some rows, all at once, and measure: A B C, C B A, A B C ...
     """
@@ -159,7 +161,7 @@ def run_group(rows: Sequence[Row], folder: Path, result: Result) -> None:
         servers: dict[str, Running] = {}
         for key in dict.fromkeys(row.server for row in rows):
             say(f"starting {key}")
-            servers[key] = SERVERS[key](folder / key.replace(" ", "-"))
+            servers[key] = starters[key](folder / key.replace(" ", "-"))
             stack.enter_context(servers[key].child)
         for row in rows:
             url = servers[row.server].url

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from measure import Load
-from servers import gate, outside_gate, script, start_mosec
+from servers import gate, mosec, outside_gate, script
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ WORKERS = 2
 SERVERS: dict[str, Starter] = {
     "klein": script("baseline_klein.py"),
     "front": script("baseline_front.py"),
-    "mosec": start_mosec,
+    "mosec": mosec("baseline_mosec.py"),
     "gate bytes 1": gate("echo_bytes.py", workers=WORKERS, in_flight=1),
     "gate bytes 8": gate("echo_bytes.py", workers=WORKERS, in_flight=8),
     "gate outside 1": outside_gate(WORKERS, in_flight=1),

@@ -28,9 +28,9 @@ __all__ = [
     "Running",
     "Starter",
     "gate",
+    "mosec",
     "outside_gate",
     "script",
-    "start_mosec",
     "version_of",
 ]
 
@@ -176,12 +176,23 @@ def twistd() -> str:
     return found
 
 
-def start_mosec(folder: Path) -> Running:
+def mosec(name: str) -> Starter:
+    """
+    Return the starter of a baseline that is a mosec server.
+    """
+
+    def start(folder: Path) -> Running:
+        return start_mosec(name, folder)
+
+    return start
+
+
+def start_mosec(name: str, folder: Path) -> Running:
     """
     Start mosec, which does not say where it listens and cannot choose a port by itself.
     """
     port = free_port()
-    argv = [sys.executable, str(HERE / "baseline_mosec.py"), "--address", "127.0.0.1"]
+    argv = [sys.executable, str(HERE / name), "--address", "127.0.0.1"]
     argv += ["--port", str(port), "--path", str(folder / "ipc"), "--log-level", "warning"]
     argv += ["--max-request-size", str(2**24)]
     # Its front is a program that lies beside the interpreter.

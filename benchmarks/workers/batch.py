@@ -1,10 +1,16 @@
 """
-A worker whose run takes 10 ms, however many commands are in it: a model on a GPU.
+A worker whose run takes 10 ms, however many commands are in it: what a model on a GPU is like.
 """
 
-import time
+from __future__ import annotations
 
-from jobgate.worker import Command, serve
+import time
+from typing import TYPE_CHECKING
+
+from jobgate.worker import serve
+
+if TYPE_CHECKING:
+    from jobgate.worker import Command
 
 SECONDS = 0.01
 
@@ -17,4 +23,5 @@ def run(commands: list[Command]) -> list[bytes]:
     return [command.body for command in commands]
 
 
-serve(run, batch=True)
+if __name__ == "__main__":
+    serve(run, batch=True)

@@ -242,3 +242,25 @@ def test_workers(tmp_path: Path) -> None:
             assert json.loads(answer.body) == {"bytes": len(line), "words": 6}
         workers = json.loads(gate.get("/workers").body)["workers"]
         assert [w["restarts"] for w in workers] == [0] * 6
+
+
+def test_moderation(tmp_path: Path) -> None:
+    """A real model: in batches it says what it says one by one, and each caller gets its own."""
+    need_module("profanity_check")
+    words = ["garden", "idiot", "harbour", "stupid", "morning", "shut up", "thanks", "fish"]
+    texts: list[bytes | str] = [
+        f"{a} and {b}, you {c}" for a in words for b in words for c in words
+    ]
+    with ExampleGate("moderation", tmp_path) as gate:
+        texts = texts[:48]
+        together = gate.calls("moderation", texts)
+        alone = gate.calls("one-by-one", texts)
+        assert {a.status for a in together} == {200}
+        assert [a.body for a in together] == [a.body for a in alone]
+        assert len({a.body for a in together}) > len(texts) / 2
+        document = json.loads(gate.get("/queues/moderation").body)
+        assert document["batch"]["mean"] > 1
+
+        *good, bad = gate.calls("moderation", ["fine", "fine", b"\xff\xfe"])
+        assert {a.status for a in good} == {200}
+        assert _problem(bad) == (422, "command-failed", "yes")

@@ -1,0 +1,188 @@
+"""
+How full are the batches? One worker that takes 10 ms a batch, beside mosec in the same run.
+
+``python benchmarks/batch.py`` measures as ``call.py`` does: every server is a child process, rounds
+are interleaved, and the exit status is 0 if no claim is below its floor, 1 if one is, 2 if the run
+itself failed. ``README.md`` beside this file explains the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from call import chosen, run_group, say
+from checks import Bar, Check
+from measure import Load, spread_of
+from processes import BenchmarkError, end_on_signals
+from report import Result, document, table
+from rows import Row
+from servers import ROOT, gate, mosec, version_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from servers import Starter
+
+BATCH_MS = 10.0
+"""What a batch takes, however many are in it."""
+SIZE = 32
+IDEAL = SIZE / BATCH_MS * 1000
+"""Commands a second with full batches one upon the other, on one worker."""
+CALLERS = (32, 64, 128)
+FLOORS = {32: 0.8, 64: 0.95, 128: 0.95}
+TAIL = 3.0
+"""Batch times that the 99th percentile may take; 128 callers make four batches by themselves."""
+COMPANY_MS = 1.5
+"""What a lone call may wait for company that does not come."""
+
+MODEL = str(ROOT / "examples" / "moderation" / "moderation.py")
+MODEL_GAIN = 2.0
+
+STARTERS: dict[str, Starter] = {
+    "gate": gate("batch.py", workers=1, in_flight=2, batch={"size": SIZE}),
+    "gate single": gate("batch.py", workers=1),
+    "mosec": mosec("baseline_mosec_batch.py"),
+    "model": gate(MODEL, workers=1, in_flight=2, batch={"size": SIZE}),
+    "model single": gate(MODEL, workers=1),
+}
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """
+    Read the command line.
+    """
+    parser = argparse.ArgumentParser(description="Measure batches, beside mosec.")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds (5)")
+    parser.add_argument("--seconds", type=float, default=4, help="of each measurement, whole (4)")
+    parser.add_argument("--only", nargs="+", default=["*"], metavar="NAME", help="rows")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    parser.add_argument("--quick", action="store_true", help="one round of a second: a smoke test")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.rounds, options.seconds = 1, 1
+    if options.rounds < 1 or options.seconds < 1:
+        parser.error("--rounds and --seconds are at least 1")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run what was asked for.
+
+    Returns:
+        The exit status.
+    """
+    options = parse(arguments)
+    end_on_signals()
+    result = Result(options.rounds, options.seconds)
+    try:
+        with tempfile.TemporaryDirectory(prefix="jobgate-benchmark-") as name:
+            measure_all(Path(name), options.only, result)
+        result.checks += checks(result)
+        sys.stdout.write(f"{table(result)}\n")
+        if options.json:
+            options.json.write_text(json.dumps(document(result), indent=1) + "\n")
+    except BenchmarkError as error:
+        say(f"failed: {error}")
+        return 2
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    return 0 if result.passed else 1
+
+
+def measure_all(folder: Path, only: Sequence[str], result: Result) -> None:
+    """
+    Measure the rows that ``--only`` names, then those with a real model.
+
+    Raises:
+        BenchmarkError: It names none.
+    """
+    selected = chosen(rows(folder), only, result)
+    models = chosen(model_rows(folder), only, result)
+    if models and version_of("alt-profanity-check") is None:
+        result.skipped += [
+            f"{row.name}: alt-profanity-check is not installed (the extra `examples`)"
+            for row in models
+        ]
+        models = []
+    if not selected and not models:
+        raise BenchmarkError(f"nothing is called {' or '.join(only)}")
+    run_group(selected, folder / "sleep", result, STARTERS)
+    run_group(models, folder / "model", result, STARTERS)
+
+
+def model_rows(folder: Path) -> tuple[Row, ...]:
+    """
+    List the rows of the example with a model, with batches and without.
+    """
+    text = folder / "text.txt"
+    text.write_text("I would like to say that the harbour looked beautiful this morning, friends.")
+    load = Load(text, "text/plain", SIZE)
+    about = "examples/moderation, 32 callers"
+    return (
+        Row("model", "model", load, None, f"{about}, batches of {SIZE}"),
+        Row("model-single", "model single", load, None, f"{about}, one by one"),
+    )
+
+
+def rows(folder: Path) -> tuple[Row, ...]:
+    """
+    List the rows: both servers at each number of callers, and a lone caller with and without.
+    """
+    body = folder / "body.bin"
+    body.write_bytes(b"x" * 100)
+
+    def row(name: str, server: str, callers: int, about: str) -> Row:
+        load = Load(body, "application/octet-stream", callers)
+        return Row(name, server, load, body.read_bytes(), about)
+
+    ours = (row(f"batch-{n}", "gate", n, f"jobgate, {n} callers") for n in CALLERS)
+    theirs = (row(f"mosec-{n}", "mosec", n, f"mosec, {n} callers") for n in CALLERS)
+    return (
+        *(each for pair in zip(ours, theirs, strict=True) for each in pair),
+        row("lone", "gate", 1, f"jobgate, 1 caller, batches of {SIZE}"),
+        row("lone-single", "gate single", 1, "jobgate, 1 caller, no batches"),
+        row("lone-mosec", "mosec", 1, f"mosec, 1 caller, batches of {SIZE}"),
+    )
+
+
+def checks(result: Result) -> Iterator[Check]:
+    """
+    Judge what was measured.
+    """
+    samples = result.samples
+    for callers in CALLERS:
+        ours, theirs = samples.get(f"batch-{callers}"), samples.get(f"mosec-{callers}")
+        if ours is None:
+            continue
+        share = spread_of([sample.rate / IDEAL for sample in ours])
+        other = ""
+        if theirs is not None:
+            reached = spread_of([sample.rate / IDEAL for sample in theirs]).median
+            other = f"mosec reaches {reached:.2f}"
+        name = f"{callers} callers: rate / {IDEAL:.0f} a second"
+        yield Check(name, "x", share, Bar(FLOORS[callers]), other=other)
+    for callers in CALLERS[:2]:
+        if f"batch-{callers}" in samples:
+            tails = [sample.p99 / 1000 / BATCH_MS for sample in samples[f"batch-{callers}"]]
+            name = f"{callers} callers: p99 in batch times"
+            yield Check(name, "x", spread_of(tails), Bar(TAIL, more=False))
+    if "lone" in samples and "lone-single" in samples:
+        pairs = zip(samples["lone"], samples["lone-single"], strict=True)
+        waits = [(lone.p50 - single.p50) / 1000 for lone, single in pairs]
+        name = "a lone call waits for company"
+        yield Check(name, "ms", spread_of(waits), Bar(COMPANY_MS, more=False))
+    if "model" in samples and "model-single" in samples:
+        pairs = zip(samples["model"], samples["model-single"], strict=True)
+        gains = spread_of([batched.rate / single.rate for batched, single in pairs])
+        yield Check("a real model: rate with batches / without", "x", gains, Bar(MODEL_GAIN))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
