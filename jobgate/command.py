@@ -232,6 +232,7 @@ class Command:
         job: Its caller is the journal: it has been accepted and counted there, waits as long
             as it must, and what becomes of it after a failure is decided there.
         on_start: Told when it begins to run, where somebody keeps a record of that.
+        recorded: The start that the journal has on record; 0 for none.
         on_progress: Told what its worker says of its progress: done, total, note.
         progress: What it said last, where somebody wants to know.
     """
@@ -259,6 +260,7 @@ class Command:
     forget: Callable[[Command], None] | None = None
     job: bool = False
     on_start: Callable[[Command], None] | None = None
+    recorded: int = 0
     on_progress: Callable[[float, float | None, str | None], None] | None = None
     progress: tuple[float, float | None, str | None] | None = None
 

@@ -67,11 +67,10 @@ def after_failure(
     problem = document(error)
     if isinstance(error, errors.PoisonCommand):
         return Ending(State.DEAD, error=problem, output=output)
-    if error.executed == "no":
-        if isinstance(error, errors.ShuttingDown):
-            return Ending(State.QUEUED, error=problem, spent=False)
-        if isinstance(error, errors.NoWorker):
-            return Ending(State.SCHEDULED, error=problem, delay=_NOBODY, spent=False)
+    if isinstance(error, errors.NoWorker):
+        return Ending(State.SCHEDULED, error=problem, delay=_NOBODY, spent=False)
+    if isinstance(error, errors.ShuttingDown) and error.executed == "no":
+        return Ending(State.QUEUED, error=problem, spent=False)
     if isinstance(error, _FINAL) or (isinstance(error, errors.CommandFailed) and not error.again):
         return Ending(State.FAILED, error=problem, output=output)
     if once:

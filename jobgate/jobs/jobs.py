@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from jobgate import errors
-from jobgate.command import Command
+from jobgate.command import WAITING, Command
 from jobgate.config import Backoff
 from jobgate.jobs.backlog import Backlog
 from jobgate.jobs.endings import after_failure
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
-    from twisted.python.failure import Failure
 
     from jobgate import command as travelling
     from jobgate.gate.audit import Audit
@@ -249,22 +249,25 @@ class Jobs:
         """A command of ours has begun."""
         worker = command.worker
         assert worker is not None, "somebody has begun it"
+        command.recorded = command.attempt
         self._keep(self.journal.start(command.id, command.attempt, worker.name))
 
-    def finish(self, command: Command, ending: Ending, *, waiting: bool = False) -> Deferred[bool]:
+    def finish(self, command: Command, ending: Ending) -> Deferred[bool]:
         """
         Store what became of a command of ours; it is here no more.
 
         Args:
             command: The command.
-            ending: How its attempt ended.
-            waiting: It had not started.
+            ending: How its attempt, or its waiting, has ended.
         """
-        self._deaths.pop(command.id, None)
-        if waiting:
-            stored = self.journal.finish_waiting(command.id, ending)
+        if not command.recorded and ending.state < TERMINAL:
+            # Only a start that is on record can come to nothing: that counts none.
+            command.recorded = command.attempt + 1
+            self._keep(self.journal.start(command.id, command.recorded, ""))
+        if command.recorded:
+            stored = self.journal.finish(command.id, command.recorded, ending)
         else:
-            stored = self.journal.finish(command.id, command.attempt, ending)
+            stored = self.journal.finish_waiting(command.id, ending)
         if ending.state == State.SCHEDULED:
             self.sweep_in(ending.delay)
         self._left(command)
@@ -276,7 +279,7 @@ class Jobs:
         """An attempt has failed: the job ends, or waits for its next attempt."""
         backlog = self.backlogs.get(command.queue)
         if isinstance(error, errors.ShuttingDown) and not command.began:
-            # It waits in the journal still, as if it had never been taken.
+            self._keep(self.journal.give_back([command.id]))
             self._left(command)
             return None
         deaths = command.deaths
@@ -292,11 +295,9 @@ class Jobs:
             random=self._random,
             output=error.output,
         )
-        again = ending.state < TERMINAL
-        stored = self.finish(command, ending, waiting=not command.began)
-        if again and deaths:
+        if ending.state < TERMINAL and deaths:
             self._deaths[command.id] = deaths
-        return stored
+        return self.finish(command, ending)
 
     def release(self, command: Command) -> None:
         """A command of ours is with somebody outside now: what becomes of it is told here."""
@@ -360,7 +361,7 @@ class Jobs:
                 "a command with this body has killed workers within the last hour", executed="no"
             )
             command.reply = Deferred()
-            self._clock.callLater(0, self.failed, command, taken, error)
+            self._clock.callLater(0, self._not_replied, Failure(error), command, taken)
             return
         key = (command.headers or {}).get("jobgate-key", "")
         if not taken.once:
@@ -368,13 +369,15 @@ class Jobs:
             self._attend(command, taken)
             return
         command.reply = Deferred()
+        command.shard = road.shards[0]
+        command.recorded = command.attempt + 1
 
         def enter(_: None) -> None:
-            if command.state == "waiting":
+            if command.state is WAITING:
                 road.enter(command, key=key)
                 self._attend(command, taken)
 
-        self._keep(self.journal.start(command.id, command.attempt + 1, "").addCallback(enter))
+        self._keep(self.journal.start(command.id, command.recorded, "").addCallback(enter))
 
     def _attend(self, command: Command, taken: Taken) -> None:
         command.reply.addCallbacks(
@@ -433,6 +436,8 @@ class Jobs:
                 backlog.stored += 1
                 fill.add(backlog)
             elif state >= TERMINAL:
+                if self._deaths:
+                    self._deaths.pop(change.id, None)
                 command = backlog.window.get(change.id)
                 if command is not None:
                     # It has been ended from outside: whoever has it need not go on.

@@ -332,7 +332,11 @@ class Journal(Protocol):
         """Queue a `DEAD` or `FAILED` job anew with all its attempts; False for any other."""
 
     def forget(self, id: str) -> Deferred[None]:  # noqa: A002
-        """Remove a job that has ended, and its key, as if it had never been. Lasting."""
+        """
+        Remove a job that has ended, or is held here unstarted, as if it had never been. Lasting.
+
+        Its key goes with it.
+        """
 
     def purge(self, queue: str) -> Deferred[int]:
         """Cancel all that waits in a queue and is not taken, drop its dead; how many."""

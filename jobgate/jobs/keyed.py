@@ -104,10 +104,15 @@ async def call(
     )
     jobs.calls.add(command.id)
     try:
-        stored = await jobs.journal.put([job], claim=1, key=key)
-        if stored.kept is not None:
-            return await _join(jobs, stored.kept, key, command)
-        return await _run(jobs, road, command, shard=shard, no_queue=no_queue)
+        while True:
+            stored = await jobs.journal.put([job], claim=1, key=key)
+            if stored.kept is None:
+                return await _run(jobs, road, command, shard=shard, no_queue=no_queue)
+            try:
+                return await _join(jobs, stored.kept, key, command)
+            except errors.UnknownJob:
+                # It was refused, so nothing of it is kept: now it is this one's turn.
+                continue
     finally:
         jobs.calls.discard(command.id)
 
@@ -135,8 +140,8 @@ async def _run(jobs: Jobs, road: Road, command: Command, *, shard: str, no_queue
         ending = Ending(State.FAILED, error=document(error))
     else:
         ending = Ending(State.SUCCEEDED, reply=reply)
-    if command.began:
-        await jobs.journal.finish(command.id, command.attempt, ending)
+    if command.recorded:
+        await jobs.journal.finish(command.id, command.recorded, ending)
     else:
         await jobs.journal.finish_waiting(command.id, ending)
     return await outcome(jobs, command.id, 0)

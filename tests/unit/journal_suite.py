@@ -684,7 +684,7 @@ def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
             if fact is None:
                 return
             self.do(self.journal.forget(fact.new.id))
-            if fact.state >= TERMINAL:
+            if fact.state >= TERMINAL or fact.held:
                 del self.model.jobs[fact.new.id]
                 del self.seen[fact.new.id]
                 self.attempts.pop(fact.new.id, None)

@@ -54,8 +54,10 @@ def retry(ledger: Ledger, id_: str) -> bool:
 
 
 def forget(ledger: Ledger, id_: str) -> None:
-    """Remove a job that has ended, and its key."""
+    """Remove a job that has ended, or that this gate holds, and its key."""
     row = ledger.row(id_)
+    if row is not None and row.state == HELD:
+        ledger.move(row, State.CANCELLED)
     if row is None or not TERMINAL <= row.state <= State.DEAD:
         return
     ledger.flush()
