@@ -103,7 +103,7 @@ class Groups:
         self._clock = clock
         self._wall = wall
         self._offset = wall() - clock()
-        self._ledger = Ledger(schema.memory())
+        self._ledger = Ledger(schema.connect(schema.MEMORY))
         self._made = path == schema.MEMORY
         self._lock = -1
         self._file: tuple[int, int] | None = None
@@ -129,6 +129,8 @@ class Groups:
             ConfigError: It cannot be used.
         """
         if self._made or not os.path.exists(self._path):  # noqa: PTH110
+            # Until the first job is put, an empty store in RAM answers for the file.
+            schema.create(self._ledger.db)
             return {}, []
         try:
             self._attach()
@@ -287,8 +289,7 @@ class Groups:
         """The file is there, and is the one we know."""
         if self._file is None:
             if make:
-                self._attach()
-                self._recover()
+                self._make()
             return
         if self._reopen:
             self._same_file()
@@ -310,17 +311,22 @@ class Groups:
                 2, "another file has taken its place; put it back, or start anew"
             )
 
+    def _make(self) -> None:
+        """The first job has come: from now on the file is the store."""
+        # Once the lock is ours, the file is what an earlier attempt has left.
+        if self._lock < 0 and os.path.exists(self._path):  # noqa: PTH110
+            raise FileExistsError(17, "another program has made the file; start this gate anew")
+        self._attach()
+        self._recover()
+
     def _attach(self) -> None:
-        fresh = not os.path.exists(self._path)  # noqa: PTH110
         if self._lock < 0:
             self._lock = schema.lock(self._path)
-        if self._made is False and not fresh and self._ledger.now:
-            raise FileExistsError(17, "another program has made the file; start this gate anew")
         db = schema.attach(self._path)
-        self._ledger.db.close()
-        self._ledger = Ledger(db)
         found = os.stat(self._path)  # noqa: PTH116
         self._file = (found.st_dev, found.st_ino)
+        self._ledger.db.close()
+        self._ledger = Ledger(db)
         self._made = True
 
     def _recover(self) -> tuple[dict[str, list[int]], list[Change]]:

@@ -254,7 +254,7 @@ class SqliteJournal:
         if self._closed is not None:
             return fail(StoreUnavailable("the store is closed"))
         if kind is not Kind.LASTING and (
-            self._under_way >= _OPERATIONS or (self._bytes and self._bytes + size > _BYTES)
+            self._under_way >= _OPERATIONS or (size and self._bytes and self._bytes + size > _BYTES)
         ):
             return fail(StoreUnavailable("the store cannot keep up", retry_after=1.0))
         self._under_way += 1

@@ -13,7 +13,7 @@ from typing import Final
 
 from jobgate.errors import ConfigError
 
-__all__ = ["FILE_FAULTS", "MEMORY", "attach", "fault", "lock", "memory"]
+__all__ = ["FILE_FAULTS", "MEMORY", "attach", "connect", "create", "fault", "lock"]
 
 MEMORY: Final = ":memory:"
 
@@ -22,6 +22,9 @@ _APPLICATION: Final = 0x4A474154
 _VERSION: Final = 1
 _HEADER: Final = 100
 """Bytes of a database's header."""
+
+_CHECKED: Final = 128 << 20
+"""Bytes of a file up to which all of it is checked at the opening, in about half a second."""
 
 _DDL: Final = """
 CREATE TABLE meta (one INTEGER PRIMARY KEY CHECK (one = 1), seen INTEGER NOT NULL) STRICT;
@@ -127,13 +130,6 @@ def fault(error: BaseException) -> tuple[int, str] | None:
     return primary, f"{_STORAGE[primary]} ({error})"
 
 
-def memory() -> sqlite3.Connection:
-    """An empty store in RAM."""
-    db = _connect(MEMORY)
-    _create(db)
-    return db
-
-
 def lock(path: str) -> int:
     """
     Keep other gates away from the file, for as long as the descriptor is open.
@@ -166,23 +162,24 @@ def attach(path: str) -> sqlite3.Connection:
     """
     if os.path.exists(path) and os.path.getsize(path) > 0:  # noqa: PTH110, PTH202
         _check_header(path)
-    db = _connect(path)
+    db = connect(path)
     try:
         # The index of the log in our own RAM, and nobody else in the file while we run:
         # two writing connections can corrupt a database (sqlite.org/wal.html#walresetbug).
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        db.execute("PRAGMA cache_size = -32768")
+        db.execute("PRAGMA temp_store = MEMORY")
         empty = _check(db, path)
+        if os.path.getsize(path) <= _CHECKED:  # noqa: PTH202
+            _check_all(db, path)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         if empty:
-            _create(db)
+            create(db)
     except sqlite3.DatabaseError as error:
         db.close()
         if (error.sqlite_errorcode & 0xFF) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            message = (
-                f"{path}: this store is corrupt ({error}); restore it from a copy, or move it away"
-            )
-            raise ConfigError(message) from error
+            raise _corrupt(path, str(error)) from error
         raise
     except BaseException:
         db.close()
@@ -190,16 +187,15 @@ def attach(path: str) -> sqlite3.Connection:
     return db
 
 
-def _connect(path: str) -> sqlite3.Connection:
-    db = sqlite3.connect(
+def connect(path: str) -> sqlite3.Connection:
+    """A connection for one thread at a time, whichever it is."""
+    return sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=0.2
     )
-    db.execute("PRAGMA cache_size = -32768")
-    db.execute("PRAGMA temp_store = MEMORY")
-    return db
 
 
-def _create(db: sqlite3.Connection) -> None:
+def create(db: sqlite3.Connection) -> None:
+    """Make the tables."""
     # Not `executescript`, which would commit first: all of it is there, or nothing.
     db.execute("BEGIN IMMEDIATE")
     try:
@@ -241,6 +237,19 @@ def _check(db: sqlite3.Connection, path: str) -> bool:
         )
         raise ConfigError(message)
     return False
+
+
+def _check_all(db: sqlite3.Connection, path: str) -> None:
+    ((found,),) = db.execute("PRAGMA quick_check(1)").fetchall()
+    if found != "ok":
+        raise _corrupt(path, found)
+
+
+def _corrupt(path: str, how: str) -> ConfigError:
+    how = " ".join(how.split())
+    return ConfigError(
+        f"{path}: this store is corrupt ({how}); restore it from a copy, or move it away"
+    )
 
 
 def _foreign(path: str) -> ConfigError:
