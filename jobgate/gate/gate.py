@@ -21,7 +21,9 @@ from jobgate.gate.dispatcher import Dispatcher
 from jobgate.gate.ids import IdMaker
 from jobgate.gate.road import Road
 from jobgate.gate.tokens import Tokens
-from jobgate.jobs.job import NewJob
+from jobgate.jobs import callbacks
+from jobgate.jobs.callbacks import Callbacks
+from jobgate.jobs.job import CALLBACKS, NewJob
 from jobgate.jobs.jobs import Jobs
 from jobgate.jobs.leases import Leases
 from jobgate.jobs.pull import Pull
@@ -34,7 +36,7 @@ from jobgate.pool.supervisor import Supervisor
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-    from jobgate.command import Reply
+    from jobgate.command import Reply, Worker
     from jobgate.config import GateConfig
     from jobgate.jobs.backlog import Backlog
     from jobgate.jobs.journal import Journal
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from jobgate.pool.member import Member
     from jobgate.pool.post import Post
     from jobgate.pool.remote import RemoteWorker
+    from jobgate.pool.roles import Hand
 
 __all__ = ["Gate"]
 
@@ -49,20 +52,20 @@ _FOREVER = float("inf")
 
 
 class _Foreman:
-    """Puts the workers of one Supervisor to work on one Road."""
+    """Puts workers to work on one Road: those of its Supervisor, or those who call back."""
 
     def __init__(self, road: Road, backlog: Backlog) -> None:
         self._road = road
         self._backlog = backlog
 
-    def worker_ready(self, worker: Member, post: int) -> None:
+    def worker_ready(self, worker: Hand, post: int) -> None:
         """A worker can take commands."""
         runner = self._road.hire(worker, post)
         worker.hire(runner)
         runner.start()
         self._backlog.fill()
 
-    def worker_leaving(self, worker: Member) -> None:
+    def worker_leaving(self, worker: Worker) -> None:
         """It takes no more."""
         self._road.dismiss(worker)
 
@@ -93,6 +96,7 @@ class Gate:
         started: The first worker of every queue is ready or has failed to be.
         reception: Where workers from outside come in, once it listens.
         jobs: What outlives its request.
+        callbacks: Those who tell of the ends of jobs.
         leases: What pullers have.
     """
 
@@ -122,6 +126,7 @@ class Gate:
         journal = journal or open_journal(config.gate.store, reactor)
         self.jobs = Jobs(journal, reactor, self._road_for, self._audit)
         self.leases = Leases(self.jobs, reactor)
+        self.callbacks = Callbacks(config.callbacks, reactor)
         for queue in config.queues.values():
             self._add(queue)
 
@@ -183,6 +188,7 @@ class Gate:
         """End all workers; fires when every child has been reaped."""
         self.draining = True
         self.abandon()
+        self.callbacks.stop()
         gone = [supervisor.stop() for supervisor in self._everyone()]
         gone.append(self.reception.stop())
         if hurry:
@@ -216,6 +222,7 @@ class Gate:
         before, self.config = self.config, config
         self._tokens = Tokens(config)
         self._ids = IdMaker(config.gate.name)
+        self.callbacks.reconfigure(config.callbacks)
         outcomes = []
         for name in [name for name in before.queues if name not in config.queues]:
             self._remove(name)
@@ -437,10 +444,8 @@ class Gate:
             if not token.may(f"work:{hello.queue}"):
                 message = f"the token {token.name!r} may not work:{hello.queue}"
                 raise Forbidden(message)
-        supervisor = self._supervisors.get(hello.queue)
-        if supervisor is None:
-            message = f"no queue is called {hello.queue!r}"
-            raise UnknownQueue(message)
+        road = self.dispatcher[hello.queue]
+        supervisor = self._supervisors[road.config.name]
         if supervisor.stopping:
             raise ShuttingDown("the gate takes no more workers")
         numbers = [post.number for post in supervisor.posts]
@@ -482,9 +487,9 @@ class Gate:
 
     def _road_for(self, name: str) -> Road:
         """The Road of a queue, made if there is none: jobs of it are there."""
-        if name not in self.dispatcher.roads:
-            self._add(QueueConfig(name=name))
-        return self.dispatcher[name]
+        if self.dispatcher.get(name) is None:
+            self._add(callbacks.QUEUE if name == CALLBACKS else QueueConfig(name=name))
+        return self.dispatcher.any(name)
 
     def _drop_one(self) -> bool:
         """Forget a queue that was made and has nothing; False if there is none."""
@@ -502,8 +507,12 @@ class Gate:
         foreman = _Foreman(road, backlog)
         supervisor = Supervisor(queue, self.reactor, foreman, self._guard, self._machine)
         road.pool = supervisor
-        self.dispatcher.roads[queue.name] = road
         self._supervisors[queue.name] = supervisor
+        if queue.name == CALLBACKS:
+            self.dispatcher.reserved[queue.name] = road
+            self.callbacks.work_for(foreman)
+        else:
+            self.dispatcher.roads[queue.name] = road
 
     def _remove(self, name: str) -> None:
         """A queue that is no more: what it has is finished, then its workers go."""

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
     from jobgate.command import Batch, Command
     from jobgate.config import CallbackSettings
-    from jobgate.gate.road import Road
-    from jobgate.gate.runner import Runner
+    from jobgate.pool.roles import Crew, Foreman
+
+    Document = Callable[[str], Deferred[bytes | None]]
 
 __all__ = ["QUEUE", "Callbacks"]
 
@@ -49,12 +50,13 @@ _read_notice = msgspec.json.Decoder(Notice).decode
 
 class Callbacks:
     """
-    Delivers callbacks, as the workers of their Road.
+    Delivers callbacks, as workers of their Road.
+
+    They wait in the store until both are known: where they come from (`work_for`) and what
+    is to be told (`tell`).
 
     Args:
-        road: Where they wait.
         settings: The table `[callbacks]`.
-        document: The state document of a job by its id, as JSON; None if it is not kept.
         reactor: Connections, name resolution and timers.
         now: Seconds since the epoch.
 
@@ -64,46 +66,70 @@ class Callbacks:
 
     def __init__(
         self,
-        road: Road,
         settings: CallbackSettings,
-        document: Callable[[str], Deferred[bytes | None]],
         reactor: Any,  # noqa: ANN401 (IReactorTCP, -Time and -PluggableNameResolver: no type can say all)
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._road = road
-        self._document = document
         self._reactor = reactor
         self._now = now
+        self._foreman: Foreman | None = None
+        self._document: Document | None = None
         self.workers: list[_Deliverer] = []
         self.reconfigure(settings)
 
+    def work_for(self, foreman: Foreman) -> None:
+        """Their Road is there."""
+        self._foreman = foreman
+        self._staff()
+
+    def tell(self, document: Document) -> None:
+        """
+        What is to be told.
+
+        Args:
+            document: Gives a job's state document by its id, as JSON; None if it is not kept.
+        """
+        self._document = document
+        self._staff()
+
     def reconfigure(self, settings: CallbackSettings) -> None:
         """Take on other settings; what is under way goes on with those it began with."""
-        self._key = settings.secret.key
+        self._settings = settings
         self._outbound = Outbound(self._reactor, Addresses(settings.allow))
-        while len(self.workers) > settings.runners:
-            worker = self.workers.pop()
-            self._road.dismiss(worker)
-            worker.retire()
-        while len(self.workers) < settings.runners:
-            post = len(self.workers)
-            worker = _Deliverer(f"{CALLBACKS}-{post + 1}", self._deliver, self._reactor)
-            self.workers.append(worker)
-            worker.work_for(self._road.hire(worker, post))
+        self._staff()
 
     def stop(self) -> None:
         """Deliver no more; what is under way is cut off."""
-        for worker in self.workers:
-            self._road.dismiss(worker)
-            worker.retire()
+        for worker in self._dismiss(0):
             worker.cut_off(Loss("stopped", "the gate is shutting down"))
-        self.workers.clear()
+        self._foreman = None
+
+    def _staff(self) -> None:
+        """Have as many workers as there are to be."""
+        if self._foreman is None or self._document is None:
+            return
+        self._dismiss(self._settings.runners)
+        while len(self.workers) < self._settings.runners:
+            post = len(self.workers)
+            worker = _Deliverer(f"{CALLBACKS}-{post + 1}", self._deliver, self._reactor)
+            self.workers.append(worker)
+            self._foreman.worker_ready(worker, post)
+
+    def _dismiss(self, keep: int) -> list[_Deliverer]:
+        """Let all but so many go; they end what they have in hand."""
+        gone, self.workers = self.workers[keep:], self.workers[:keep]
+        for worker in gone:
+            if self._foreman is not None:
+                self._foreman.worker_leaving(worker)
+            worker.retire()
+        return gone
 
     async def _deliver(self, command: Command) -> Reply:
         """
         Raises:
             JobgateError: It was not delivered.
         """
+        assert self._document is not None, "nobody was hired before"
         notice = _notice(command.body)
         document = await self._document(notice.job)
         if document is None:
@@ -111,7 +137,7 @@ class Callbacks:
         headers = {
             "Content-Type": "application/json",
             "User-Agent": f"jobgate/{__version__}",
-            **signed(command.id, int(self._now()), document, self._key),
+            **signed(command.id, int(self._now()), document, self._settings.secret.key),
         }
         host = urlsplit(notice.url).netloc
         try:
@@ -124,7 +150,9 @@ class Callbacks:
             return Reply(msgspec.json.encode({"status": status}), "application/json")
         # Standard Webhooks: 410 says that this receiver wants no more.
         note = "; redirects are not followed" if 300 <= status < 400 else ""
-        raise _failed(f"{host} answered {status}, wanted 200 to 299{note}", again=status != 410)
+        said = _failed(f"{host} answered {status}, wanted 200 to 299{note}", again=status != 410)
+        said.executed = "yes"
+        raise said
 
 
 def _notice(body: bytes) -> Notice:
@@ -141,7 +169,9 @@ def _notice(body: bytes) -> Notice:
 
 
 def _failed(detail: str, *, again: bool = True) -> CommandFailed:
-    return CommandFailed(_TITLE, detail, _BAD_GATEWAY, again=again)
+    error = CommandFailed(_TITLE, detail, _BAD_GATEWAY, again=again)
+    error.executed = "maybe"
+    return error
 
 
 class _Deliverer:
@@ -155,7 +185,7 @@ class _Deliverer:
     """
 
     _log = Logger()
-    _crew: Runner
+    _crew: Crew
     lanes = 1
 
     def __init__(
@@ -213,10 +243,9 @@ class _Deliverer:
 
     # --- its life
 
-    def work_for(self, crew: Runner) -> None:
-        """Be hired."""
+    def hire(self, crew: Crew) -> None:
+        """Give it its Runner."""
         self._crew = crew
-        crew.start()
 
     def retire(self) -> None:
         """Take no more commands, and finish what is in hand."""

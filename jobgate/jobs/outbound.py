@@ -106,7 +106,7 @@ class Outbound:
 def explain(error: BaseException) -> str:
     """Why there was no answer, for people."""
     if isinstance(error, ConnectError):
-        return f"it cannot be connected to: {error}"
+        return f"it cannot be connected to: {error}".rstrip(".")
     if isinstance(error, DNSLookupError):
         return str(error)
     if not isinstance(error, RequestTransmissionFailed | ResponseFailed):
@@ -119,7 +119,22 @@ def explain(error: BaseException) -> str:
     if isinstance(reason, ParseError | ValueError):
         # Without what it was: nobody shall read through us what is not for them.
         return "its answer is not HTTP/1.1"
-    return f"{type(reason).__name__}: {reason}"
+    return _explain_tls(reason) or f"{type(reason).__name__}: {reason}"
+
+
+def _explain_tls(error: BaseException) -> str:
+    """What TLS found wrong; empty if the error is not about that."""
+    try:
+        from OpenSSL.SSL import Error
+        from service_identity import VerificationError
+    except ImportError:
+        return ""  # without them there is no TLS
+    if isinstance(error, VerificationError):
+        return "its certificate is for another host"
+    if isinstance(error, Error):
+        found = error.args[0] if error.args and isinstance(error.args[0], list) else []
+        return f"TLS: {', '.join(entry[-1] for entry in found) or 'the connection was cut'}"
+    return ""
 
 
 @implementer(IBodyProducer)
@@ -221,7 +236,9 @@ class _CheckedEndpoint:
 
     def _refused(self, addresses: list[IPv4Address | IPv6Address]) -> Refused:
         shown = ", ".join(f"{a.host} ({self._way.refusal(a)})" for a in addresses)
-        return Refused(f"{self._host} is {shown}: refused unless [callbacks] allow names it")
+        if addresses[0].host != self._host:
+            shown = f"{self._host} is {shown}"
+        return Refused(f"{shown}: refused unless [callbacks] allow names it")
 
     async def _connect_to(
         self, address: IPv4Address | IPv6Address, factory: IProtocolFactory

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from jobgate.command import Worker
 from jobgate.pool.conversation import Taker
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from jobgate.pool.process import WorkerProcess
     from jobgate.pool.report import Report, Slow
 
-__all__ = ["Crew", "Foreman", "GroupOwner", "Loss", "Owner"]
+__all__ = ["Crew", "Foreman", "GroupOwner", "Hand", "Loss", "Owner"]
 
 
 class Loss:
@@ -50,6 +51,13 @@ class Crew(Taker, Protocol):
         """The worker is lost, and had this command."""
 
 
+class Hand(Worker, Protocol):
+    """A worker that tells its Runner what becomes of commands."""
+
+    def hire(self, crew: Crew) -> None:
+        """Give it its Runner."""
+
+
 class Owner(Protocol):
     """Who keeps the worker."""
 
@@ -82,10 +90,10 @@ class GroupOwner(Owner, Protocol):
 class Foreman(Protocol):
     """Who puts workers to work: the gate's Road."""
 
-    def worker_ready(self, worker: Member, post: int) -> None:
+    def worker_ready(self, worker: Hand, post: int) -> None:
         """A worker can take commands."""
 
-    def worker_leaving(self, worker: Member) -> None:
+    def worker_leaving(self, worker: Worker) -> None:
         """It takes no more commands."""
 
     def pool_changed(self) -> None:

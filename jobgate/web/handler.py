@@ -238,14 +238,14 @@ class HTTPHandler:
     def queue(self, exchange: Exchange, queue: str) -> _Answer:
         """One queue: depth, running, rates, expected wait."""
         self._access.need(exchange, "admin")
-        return json_response(views.queue(self._gate, self._gate.dispatcher[queue]))
+        return json_response(views.queue(self._gate, self._gate.dispatcher.any(queue)))
 
     @app.route("/queues/<queue>/pause", methods=["POST"])
     @_route
     def pause(self, exchange: Exchange, queue: str) -> _Answer:
         """Hand out no commands of this queue until it is resumed; calls still come in and wait."""
         self._access.need(exchange, "admin")
-        road = self._gate.dispatcher[queue]
+        road = self._gate.dispatcher.any(queue)
         road.pause()
         return json_response(views.queue(self._gate, road))
 
@@ -254,7 +254,7 @@ class HTTPHandler:
     def resume(self, exchange: Exchange, queue: str) -> _Answer:
         """Hand out commands of this queue again."""
         self._access.need(exchange, "admin")
-        road = self._gate.dispatcher[queue]
+        road = self._gate.dispatcher.any(queue)
         road.resume()
         return json_response(views.queue(self._gate, road))
 
@@ -263,7 +263,7 @@ class HTTPHandler:
     def purge(self, exchange: Exchange, queue: str) -> _Answer:
         """Throw out everything that waits in this queue; its callers get the problem `purged`."""
         self._access.need(exchange, "admin")
-        calls = self._gate.dispatcher[queue].purge()
+        calls = self._gate.dispatcher.any(queue).purge()
         jobs = self._gate.jobs.purge(queue)
         return jobs.addCallback(lambda count: json_response(views.Purged(purged=calls + count)))
 
@@ -272,7 +272,7 @@ class HTTPHandler:
     def reload(self, exchange: Exchange, queue: str) -> _Answer:
         """Replace all workers, one by one, a canary first, and forget the poison."""
         self._access.need(exchange, "admin")
-        road = self._gate.dispatcher[queue]
+        road = self._gate.dispatcher.any(queue)
         road.poison.clear()
         self._gate.supervisor(queue).reload()
         return json_response(views.queue(self._gate, road), 202)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jobgate.jobs.job import Job as StoredJob
     from jobgate.jobs.job import Try as StoredTry
 
-__all__ = ["Job", "Jobs", "Progress", "Try", "document", "error_of", "full", "moment"]
+__all__ = ["Job", "Jobs", "Progress", "Try", "document", "error_of", "full", "moment", "told"]
 
 
 class Progress(msgspec.Struct):
@@ -160,6 +160,12 @@ def document(gate: Gate, job: StoredJob, ahead: int | None = None) -> Job:
     )
 
 
+async def told(gate: Gate, name: str) -> bytes | None:
+    """A job's document as its callback tells it; None if the job is not kept."""
+    job = await gate.jobs.journal.get(name)
+    return None if job is None else msgspec.json.encode(await full(gate, job))
+
+
 def error_of(job: StoredJob) -> JobgateError:
     """The error that a job ended with; what has been started may have run, however it ended."""
     error = as_error(job.error or {})
@@ -198,7 +204,7 @@ def _why(gate: Gate, job: StoredJob, ahead: int | None) -> str | None:
         left = max(0.0, job.due - gate.jobs.journal.now())
         reason = f"back-off after attempt {job.attempt}" if job.attempt else "its delay"
         return f"{reason}: {left:.1f} s are left"
-    road = gate.dispatcher.roads.get(job.queue)
+    road = gate.dispatcher.get(job.queue)
     if road is None:
         return f"no queue is called {job.queue!r}: it waits until there is one again"
     if road.paused:

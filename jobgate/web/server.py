@@ -23,6 +23,7 @@ from jobgate.web.access import Access
 from jobgate.web.calls import Calls
 from jobgate.web.channel import FrontDoor, Stamp
 from jobgate.web.handler import HTTPHandler
+from jobgate.web.job_views import told
 from jobgate.web.klein_channel import klein_site, serve_by_klein
 from jobgate.web.outbox import Ledger
 from jobgate.web.problems import problem
@@ -80,6 +81,7 @@ class HTTPServer(Factory):
         self._ended: Deferred[None] | None = None
         self._sweep = LoopingCall(self._look)
         self._sweep.clock = gate.reactor
+        gate.callbacks.tell(lambda name: Deferred.fromCoroutine(told(gate, name)))
         self.reconfigure(gate.config)
 
     def reconfigure(self, config: GateConfig) -> None:

@@ -24,6 +24,21 @@ DOCUMENT = b'{"id":"g-1","state":"succeeded"}'
 NOW = 1614265330.9
 
 
+class RoadForeman:
+    """Puts workers to work on a Road, as a gate does."""
+
+    def __init__(self, road: Road) -> None:
+        self.road = road
+
+    def worker_ready(self, worker: Any, post: int) -> None:
+        runner = self.road.hire(worker, post)
+        worker.hire(runner)
+        runner.start()
+
+    def worker_leaving(self, worker: Any) -> None:
+        self.road.dismiss(worker)
+
+
 class CallbackTests(SynchronousTestCase):
     """The job that tells an end."""
 
@@ -51,14 +66,12 @@ class CallbacksTests(SynchronousTestCase):
         self.addCleanup(self.road.close)
 
     def start(self, **settings: Any) -> Callbacks:
-        self.callbacks = Callbacks(
-            self.road,
-            CallbackSettings(**{"runners": 1, **settings}),
-            self.document_of,
-            self.reactor,
-            lambda: NOW,
+        callbacks = Callbacks(
+            CallbackSettings(**{"runners": 1, **settings}), self.reactor, lambda: NOW
         )
-        return self.callbacks
+        callbacks.tell(self.document_of)
+        callbacks.work_for(RoadForeman(self.road))
+        return callbacks
 
     def document_of(self, job: str) -> Deferred[bytes | None]:
         self.asked.append(job)
@@ -109,6 +122,22 @@ class CallbacksTests(SynchronousTestCase):
         self.assertEqual((reply.body, reply.content_type), (b'{"status":204}', "application/json"))
         self.assertEqual(command.worker.name, "~callbacks-1")  # type: ignore[union-attr]
 
+    def test_not_before_both_are_known(self) -> None:
+        """Nobody is hired before there is a Road, nor before it is known what is told."""
+        foreman: Any = RoadForeman(self.road)
+        for first, then in (
+            (lambda c: c.work_for(foreman), lambda c: c.tell(self.document_of)),
+            (lambda c: c.tell(self.document_of), lambda c: c.work_for(foreman)),
+        ):
+            callbacks = Callbacks(CallbackSettings(runners=2), self.reactor)
+            first(callbacks)
+            callbacks.reconfigure(CallbackSettings(runners=3))
+            self.assertEqual(callbacks.workers, [])
+            then(callbacks)
+            self.assertEqual(len(callbacks.workers), 3)
+            callbacks.stop()
+            self.assertEqual(callbacks.workers, [])
+
     def test_unsigned(self) -> None:
         """Without a secret there is no signature."""
         self.start()
@@ -136,7 +165,7 @@ class CallbacksTests(SynchronousTestCase):
         self.reactor.refuse()
         error = self.failed(command)
         self.assertIn("a.example: it cannot be connected to", error.detail)
-        self.assertTrue(error.again)
+        self.assertEqual((error.again, error.executed), (True, "maybe"))
 
     def test_refused_address(self) -> None:
         """An address that must not be reached will not be later, either."""

@@ -6,13 +6,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.error import ConnectionDone
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobgate import errors
 from jobgate.config import GateConfig, GateSettings
 from jobgate.gate import Gate
+from jobgate.jobs.job import CALLBACKS, NewJob, State
+from jobgate.pool.frames import Hello
 from jobgate.testing import SpawningReactor, inline_journal
+from tests.unit.fake_internet import FakeInternet
 from tests.unit.fakes import queue_config
 
 
@@ -27,11 +31,15 @@ def config(*, gate: dict[str, Any] | None = None, **queues: dict[str, Any]) -> G
     )
 
 
+class Reactor(FakeInternet, SpawningReactor):
+    """Fake children, and a fake network."""
+
+
 class GateTests(SynchronousTestCase):
     """From a call to its reply."""
 
     def setUp(self) -> None:
-        self.reactor = SpawningReactor()
+        self.reactor = Reactor()
         self.reactor.install()
         self.addCleanup(self.reactor.discard)
 
@@ -60,6 +68,31 @@ class GateTests(SynchronousTestCase):
         self.assertTrue(given.meta["id"].startswith("gate-"))
         child.reply(b"done", content_type="text/plain")
         self.assertEqual(self.successResultOf(called).body, b"done")
+
+    def test_callbacks(self) -> None:
+        """The end of a job is told by way of a queue that is the gate's own."""
+        gate = self.build()
+        gate.callbacks.tell(lambda name: succeed(f"state of {name}".encode()))
+        job = NewJob("j", "q", b"", "text/plain", callback="http://a.example/")
+        self.successResultOf(gate.jobs.put([job]))
+        self.assertEqual([road.config.name for road in gate.dispatcher], ["q"])
+        self.reactor.workers[0].reply(b"done")
+        self.assertEqual([road.config.name for road in gate.dispatcher], ["q", CALLBACKS])
+        self.reactor.advance(0)
+        self.reactor.names.answer("1.1.1.1")
+        wire = self.reactor.connect()
+        self.assertTrue(wire.value().endswith(b"\r\n\r\nstate of j"))
+        wire.protocol.dataReceived(b"HTTP/1.1 204 X\r\n\r\n")
+        wire.end(ConnectionDone)
+        told: Any = self.successResultOf(gate.jobs.get("j-succeeded"))
+        self.assertEqual((told.state, told.queue), (State.SUCCEEDED, CALLBACKS))
+        self.assertEqual(gate.dispatcher.any(CALLBACKS).stats.succeeded, 1)
+
+        # Nobody else puts anything there, nor takes anything from it.
+        for asked in (gate.call(CALLBACKS, b""), gate.push(CALLBACKS, b""), gate.pull(CALLBACKS)):
+            self.failureResultOf(asked, errors.UnknownQueue)
+        hello: Any = Hello(protocol=1, name="w", queue=CALLBACKS)
+        self.assertRaises(errors.UnknownQueue, gate.register, hello, None, "")
 
     def test_unknown_queue(self) -> None:
         """A call to no queue fails; it does not raise."""

@@ -4,9 +4,13 @@
 
 from __future__ import annotations
 
+from OpenSSL import SSL
+from service_identity import VerificationError
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import ResponseNeverReceived
 
 from jobgate.jobs.outbound import Outbound, Refused, explain
 from jobgate.jobs.targets import Addresses
@@ -63,6 +67,14 @@ class OutboundTests(SynchronousTestCase):
             " refused unless [callbacks] allow names it",
         )
         self.assertEqual(self.reactor.tried, [])
+
+    def test_refused_literal(self) -> None:
+        """An address that is one already is named once."""
+        posted = self.post("http://[::1]:8080/")
+        self.assertEqual(self.names.asked, ["::1"])
+        self.names.answer("::1")
+        error = self.failureResultOf(posted, Refused).value
+        self.assertEqual(str(error), "::1 (loopback): refused unless [callbacks] allow names it")
 
     def test_refused_among_others(self) -> None:
         """Of several addresses only those are tried that may be."""
@@ -184,6 +196,16 @@ class OutboundTests(SynchronousTestCase):
         posted.cancel()
         self.assertTrue(self.reactor.connectors[-1].stoppedConnecting)
         self.failureResultOf(posted)
+
+    def test_tls(self) -> None:
+        """What TLS finds wrong is said in its own words, without Python's."""
+        for wrong, said in (
+            (SSL.Error([("SSL routines", "", "certificate verify failed")]), "TLS: certificate"),
+            (SSL.SysCallError(-1, "Unexpected EOF"), "TLS: the connection was cut"),
+            (SSL.Error([]), "TLS: the connection was cut"),
+            (VerificationError(errors=[]), "its certificate is for another host"),
+        ):
+            self.assertIn(said, explain(ResponseNeverReceived([Failure(wrong)])))
 
     def test_bug(self) -> None:
         """What nobody has thought of is named."""
