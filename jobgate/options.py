@@ -58,6 +58,9 @@ class Options(usage.Options):
         ["batch-size", None, None, "How many commands a worker gets at a time, at most."],
         ["batch-linger", None, None, 'How long they wait for company: "5ms", full or auto.'],
         ["timeout", None, None, 'How long a command may run: seconds, or "500ms", "2m".'],
+        ["store", None, None, "Where jobs are kept: memory: or sqlite:PATH."],
+        ["long-poll-timeout", None, None, "How long a pull waits that does not say: seconds."],
+        ["long-polling-timeout", None, None, "The same."],
         ["port", "p", None, "The port on 127.0.0.1; 0 picks a free one. Replaces listen."],
     ]
 
@@ -131,6 +134,11 @@ def _merge(options: Any, tables: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN
             if options["port"] is not None
             else options["listen"]
         )
+    if options["store"] is not None:
+        gate["store"] = _store(options["store"])
+    for option in ("long-polling-timeout", "long-poll-timeout"):
+        if options[option] is not None:
+            gate["long_poll_timeout"] = _seconds(options[option])
     named = options["queue"]
     if options["worker"] is not None:
         named = named or "default"
@@ -168,6 +176,12 @@ def _merge(options: Any, tables: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN
                 new = {**old, **new}
             queues[name][key] = new
     return {**tables, "gate": gate, "queues": queues}
+
+
+def _store(text: str) -> str:
+    """Relative to where twistd was started, as a shell user expects."""
+    kind, colon, path = text.partition(":")
+    return f"{kind}:{Path.cwd() / path}" if kind == "sqlite" and colon and path else text
 
 
 def _value(option: str, text: str) -> Any:  # noqa: ANN401 (what TOML could have there)

@@ -119,13 +119,25 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
         "9",
         "--timeout",
         "2m",
+        "--store",
+        "sqlite:jobs.db",
+        "--long-polling-timeout",
+        "7",
         "-p",
         "1234",
         "--check",
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    for line in ("workers = 7", "size = 9", "timeout = 120", "tcp:1234:interface=127.0.0.1"):
+    lines = (
+        "workers = 7",
+        "size = 9",
+        "timeout = 120",
+        "tcp:1234:interface=127.0.0.1",
+        f'store = "sqlite:{tmp_path / "jobs.db"}"',
+        "long_poll_timeout = 7",
+    )
+    for line in lines:
         assert line in done.stdout
 
 
