@@ -211,7 +211,8 @@ def test_cancelled_after_it_went(shared: Program, queue: str, tmp_path: Path) ->
         shared.running(queue, 4)
     shared.running(queue, 3)
     (tmp_path / "go").touch()
-    assert together(futures) == [4] * 3
+    # The SDK may have heard of it before it began.
+    assert together(futures) in ([4] * 3, [3] * 3)
     assert shared.worker_pids(queue) == pids
     at_rest(shared, queue)
 
