@@ -61,14 +61,14 @@ def run(args: Namespace) -> int:
     queue, name = target.words(args)
     to_stdout = name == "-"
     shown = not args.json and not (to_stdout and sys.stdout.isatty())
-    with _open(name) as file, Meter(f"read {name}", "lines", None, shown=shown) as meter:
+    with _open(name) as file, Meter("read", "lines", None, shown=shown) as meter:
         client = target.client(args, args.patience, meter.say)
         reader = Reader(client, queue, file, meter, args.max, args.lease, args.wait)
         end = reader.read(args.retries)
     if args.json:
         told = {
             "lines": meter.count,
-            "size": reader.size,
+            "size": meter.size,
             "sha256": reader.sha256,
             "mark": None if end is None else end._asdict(),
             "seconds": round(meter.seconds, 3),
@@ -111,9 +111,6 @@ class Reader:
         most: Lines of a pull.
         lease: Seconds from a pull to its acknowledgement.
         wait: Seconds of a poll; None: as the gate has it.
-
-    Attributes:
-        size: How many bytes have been written.
     """
 
     def __init__(
@@ -140,7 +137,6 @@ class Reader:
         self._digest = hashlib.sha256()
         self._newline_due = False
         self._written_before: set[str] = set()
-        self.size = 0
 
     @property
     def sha256(self) -> str:
@@ -173,9 +169,10 @@ class Reader:
         Raises:
             CliError: What was written is not what the mark says.
         """
-        if (end.lines, end.size, end.sha256) != (self._meter.count, self.size, self.sha256):
+        lines, size = self._meter.count, self._meter.size
+        if (end.lines, end.size, end.sha256) != (lines, size, self.sha256):
             raise CliError(
-                f"read {self._meter.count} lines ({self.size} bytes, sha256 {self.sha256}), but"
+                f"read {lines} lines ({size} bytes, sha256 {self.sha256}), but"
                 f" {end.lines} lines ({end.size} bytes, sha256 {end.sha256}) were written:"
                 " does somebody else read from this queue, or write to it?",
                 FAILED,
@@ -231,14 +228,13 @@ class Reader:
         """
         length = spool.seek(0, SEEK_END)
         left = length if whole else length - 1
-        size = self.size
         self._begin_line()
         spool.seek(0)
         while left > 0:
             piece = spool.read(min(_PIECE, left))
             left -= len(piece)
             self._write(piece)
-        self._meter.moved(count, self.size - size)
+        self._meter.moved(count, 0)
 
     def _copy_new(self, spool: IO[bytes], ids: list[str], *, whole: bool) -> None:
         """The same, without the lines that have been written before."""
@@ -246,10 +242,9 @@ class Reader:
         bodies = [spool.read()] if whole else spool.read().split(b"\n")[:-1]
         for name, body in zip(ids, bodies, strict=True):
             if name not in self._written_before:
-                size = self.size
                 self._begin_line()
                 self._write(body)
-                self._meter.moved(1, self.size - size)
+                self._meter.moved(1, 0)
 
     def _begin_line(self) -> None:
         """Whether the last line ends with a newline is not known before the mark has come."""
@@ -265,7 +260,7 @@ class Reader:
     def _write(self, data: bytes) -> None:
         self._file.write(data)
         self._digest.update(data)
-        self.size += len(data)
+        self._meter.moved(0, len(data))
 
     def _told(self, error: CliError) -> CliError:
         """The error, with how far it has come."""

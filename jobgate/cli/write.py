@@ -53,7 +53,7 @@ def run(args: Namespace) -> int:
         stat = os.fstat(file.fileno())
         # A pipe's size is not known, and 0 of a regular file is.
         total = stat.st_size if stat.st_size or not name.startswith("-") else None
-        with Meter(f"write {name}", "lines", total, shown=not args.json) as meter:
+        with Meter("write", "lines", total, shown=not args.json) as meter:
             client = target.client(args, args.patience, meter.say)
             writer = Writer(client, queue, meter, args.content_type, args.priority)
             end = writer.write(file, mark=not args.no_mark)

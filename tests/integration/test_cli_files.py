@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import pty
 import signal
 import socket
 import subprocess
@@ -136,6 +138,33 @@ def test_pipes(gate: Program) -> None:
     assert done.stdout == data
     assert (read["lines"], read["size"]) == (500, len(data))
     assert read["sha256"] == read["mark"]["sha256"] == written["sha256"]
+
+
+def seen_on_a_terminal(*arguments: str) -> tuple[int, str]:
+    """Run a command whose stderr is a terminal; its status, and what is there in the end."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([*JOBGATE, *arguments], stdout=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        seen = b""
+        with contextlib.suppress(OSError):  # a terminal that nobody writes to any more: EIO
+            while data := os.read(ours, 65536):
+                seen += data
+        os.close(ours)
+        assert process.stdout is not None
+        assert process.stdout.read() == b""
+        return process.wait(60), seen.decode()
+
+
+def test_progress_is_for_terminals(gate: Program, tmp_path: Path) -> None:
+    """A bar while it lasts and a summary at the end; with --json neither."""
+    source = tmp_path / "source"
+    source.write_bytes(lines(500))
+    for command in ("write", "read"):
+        path = str(source if command == "write" else tmp_path / "copy")
+        status, seen = seen_on_a_terminal(command, gate.url, "bar", path)
+        assert status == 0
+        assert "\x1b[" in seen
+        assert f"{command}: 500 lines, {source.stat().st_size:,} bytes in " in seen
 
 
 def test_without_a_mark(gate: Program, tmp_path: Path) -> None:
