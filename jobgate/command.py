@@ -227,6 +227,7 @@ class Command:
         caller: The name of the token it was sent with, for the audit.
         graph: The graph its job belongs to; empty outside of graphs.
         inputs: What became of the jobs that its job needed.
+        extra: Bytes of its inputs.
         batch: Those it is with at its worker; while it waits, those it must go with alone.
         excused: Starts that do not use up `attempts`: a death of a batch blames nobody.
         job: Its caller is the journal: it has been accepted and counted there, waits as long
@@ -255,6 +256,7 @@ class Command:
     caller: str = ""
     graph: str = ""
     inputs: tuple[Input, ...] = ()
+    extra: int = 0
     batch: Batch | None = None
     excused: int = 0
     forget: Callable[[Command], None] | None = None

@@ -23,6 +23,7 @@ from jobgate.gate.road import Road
 from jobgate.gate.tokens import Tokens
 from jobgate.jobs import callbacks
 from jobgate.jobs.callbacks import Callbacks
+from jobgate.jobs.graphs import Graphs
 from jobgate.jobs.job import CALLBACKS, NewJob
 from jobgate.jobs.jobs import Jobs
 from jobgate.jobs.leases import Leases
@@ -98,6 +99,7 @@ class Gate:
         jobs: What outlives its request.
         callbacks: Those who tell of the ends of jobs.
         leases: What pullers have.
+        graphs: Jobs that need each other.
     """
 
     _log = Logger()
@@ -127,6 +129,7 @@ class Gate:
         self.jobs = Jobs(journal, reactor, self._road_for, self._audit)
         self.leases = Leases(self.jobs, reactor)
         self.callbacks = Callbacks(config.callbacks, reactor)
+        self.graphs = Graphs(self.jobs, reactor, lambda: self.config.gate, self._may_push)
         for queue in config.queues.values():
             self._add(queue)
 
@@ -470,6 +473,13 @@ class Gate:
         return any(post.name == name for post, _ in self.workers())
 
     # --- inside
+
+    def _may_push(self, caller: str, queue: str) -> bool:
+        """Whether whoever has the token of this name may push; those without any are ourselves."""
+        if not caller or not self._tokens:
+            return True
+        token = self._tokens.named(caller)
+        return token is not None and token.may(f"push:{queue}")
 
     def _roads(self) -> list[Road]:
         """All of them, those of queues that are no more included."""

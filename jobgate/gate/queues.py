@@ -63,6 +63,7 @@ class _Pending:
         self.count += 1
         if command.job:
             self.jobs += 1
+            self.size_bytes += command.extra
         self.size_bytes += len(command.body)
 
     def push_front(self, command: Command) -> None:
@@ -115,6 +116,7 @@ class _Pending:
         self.count -= 1
         if command.job:
             self.jobs -= 1
+            self.size_bytes -= command.extra
         self.size_bytes -= len(command.body)
 
     def _most_urgent(self) -> Line:

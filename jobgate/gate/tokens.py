@@ -77,9 +77,14 @@ class Tokens:
 
     def __init__(self, config: GateConfig) -> None:
         self._by_digest = {token.sha256: Token(token) for token in config.tokens}
+        self._by_name = {token.name: token for token in self._by_digest.values()}
 
     def __bool__(self) -> bool:
         return bool(self._by_digest)
+
+    def named(self, name: str) -> Token | None:
+        """The token that is called so, or None."""
+        return self._by_name.get(name)
 
     def find(self, secret: bytes) -> Token | None:
         """Whose token this is, or None."""

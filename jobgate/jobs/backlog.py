@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from jobgate.command import Command
     from jobgate.gate.road import Road
+    from jobgate.jobs.inputs import Feeder
     from jobgate.jobs.job import NewJob, Taken
     from jobgate.jobs.journal import Journal
 
@@ -40,6 +41,7 @@ class Backlog:
         road: Where its jobs run.
         journal: Where they come from.
         run: Makes a job a command on the Road; returns it.
+        feeder: Has those that wait for their inputs before they get there.
 
     Attributes:
         open: Jobs that have not ended, by state (blocked, scheduled, queued, running).
@@ -50,8 +52,11 @@ class Backlog:
 
     _log = Logger()
 
-    def __init__(self, road: Road, journal: Journal, run: Callable[[Taken], Command]) -> None:
+    def __init__(
+        self, road: Road, journal: Journal, run: Callable[[Taken], Command], feeder: Feeder
+    ) -> None:
         self.road = road
+        self.feeder = feeder
         self.open = [0, 0, 0, 0]
         self.stored = 0
         self.window: dict[str, Command] = {}
@@ -80,7 +85,7 @@ class Backlog:
         most = self.wanted
         if road.staffed:
             most += road.free if self.once else _WINDOW
-        return max(0, most - road.jobs_waiting - self._coming)
+        return max(0, most - road.jobs_waiting - self.feeder.hungry - self._coming)
 
     @property
     def waiting(self) -> int:
@@ -139,6 +144,7 @@ class Backlog:
 
     def fill(self) -> None:
         """Take from the journal what there is room for."""
+        self.feeder.room()
         if self._taking or self.stored <= 0:
             return
         if not self.road.staffed and self.road.pool is not None:
@@ -159,8 +165,12 @@ class Backlog:
         self._when_here.append(call)
         self._tell_if_here()
 
+    def fed(self) -> None:
+        """A job that waited for its inputs has them, or waits no more."""
+        self._tell_if_here()
+
     def _tell_if_here(self) -> None:
-        if not self._coming:
+        if not self._coming and not self.feeder.hungry:
             calls, self._when_here = self._when_here, []
             for call in calls:
                 call()
@@ -193,7 +203,8 @@ class Backlog:
 
     def clear(self) -> None:
         """Give back to the journal everything that only waits here."""
-        back = [job for job, command in self.window.items() if self.road.withdraw(command)]
+        back = self.feeder.clear()
+        back += [job for job, command in self.window.items() if self.road.withdraw(command)]
         for job in back:
             del self.window[job]
         if back:

@@ -20,7 +20,7 @@ from jobgate.jobs.job import TERMINAL, State
 from jobgate.wire.lines import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from jobgate.jobs.job import NewJob
 
@@ -176,43 +176,33 @@ def _nodes(named: dict[_Name, msgspec.Raw]) -> dict[str, Node]:
 
 
 def check(
-    nodes: Mapping[str, Node],
-    protocol: Callable[[str], str | None],
-    *,
-    known: Collection[str] = (),
-    size: int = 0,
+    nodes: Mapping[str, Node], protocols: Mapping[str, str], *, known: Collection[str] = ()
 ) -> None:
     """
     Check that these jobs can be carried out.
 
     Args:
         nodes: By name.
-        protocol: A queue's name to what its workers speak; None if there is no such queue.
-        known: Names in the graph that these jobs are added to.
-        size: How many jobs that graph has.
+        protocols: What the workers of each queue speak, by its name.
+        known: Names that may be needed, too: of the graph that these jobs are added to.
 
     Raises:
         Unprocessable: They cannot; the message names the path.
     """
     if not nodes:
         _refuse("jobs", {}, "at least one job")
-    if size + len(nodes) > MAX_JOBS:
-        _refuse("jobs", size + len(nodes), f"at most {MAX_JOBS} jobs in a graph")
-    spoken: dict[str, str | None] = {}
+    if len(nodes) > MAX_JOBS:
+        _refuse("jobs", len(nodes), f"at most {MAX_JOBS} jobs")
     edges = 0
     ordered = True
     before: set[str] = set()
     for name, node in nodes.items():
         queue, needs = node.queue, node.needs
-        if queue not in spoken:
-            spoken[queue] = protocol(queue)
-        if spoken[queue] is None:
-            _refuse(path(name, "queue"), queue, "the name of a queue of this gate")
-        if name in known:
-            _refuse(path(name), name, "a name that the graph does not have yet")
+        if queue not in protocols:
+            _refuse(path(name, "queue"), queue, "the name of a queue of this gate", protocols)
         if needs:
             edges += len(needs)
-            if spoken[queue] == "lines":
+            if protocols[queue] == "lines":
                 _refuse(
                     path(name, "needs"),
                     list(needs),
@@ -278,7 +268,7 @@ def _cycle(nodes: Mapping[str, Node]) -> list[str]:
 
 def jobs(
     nodes: Mapping[str, Node],
-    protocol: Callable[[str], str | None],
+    protocols: Mapping[str, str],
     ids: Mapping[str, str],
     make: MakeJob,
     max_body: int,
@@ -288,7 +278,7 @@ def jobs(
 
     Args:
         nodes: By name.
-        protocol: As for `check`.
+        protocols: As for `check`.
         ids: The id of each of them, and of whatever else they need, by name.
         make: Makes each.
         max_body: Bytes that a body may have.
@@ -301,7 +291,7 @@ def jobs(
         body, content_type = _body(name, node)
         if len(body) > max_body:
             _refuse(path(name, "body"), f"{len(body)} bytes", f"at most {max_body}")
-        if protocol(node.queue) == "lines":
+        if protocols[node.queue] == "lines":
             try:
                 body = one_line(body, content_type)
             except ValueError as error:

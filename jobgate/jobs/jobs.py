@@ -17,16 +17,17 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from jobgate import errors
-from jobgate.command import WAITING, Command
+from jobgate.command import DONE, WAITING, Command
 from jobgate.config import Backoff
 from jobgate.jobs.backlog import Backlog
 from jobgate.jobs.endings import after_failure
+from jobgate.jobs.inputs import Feeder
 from jobgate.jobs.job import TERMINAL, Ending, Reply, State, Taken, document
 from jobgate.jobs.waiting import Ended, Gathering
 from jobgate.jobs.watches import Watches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -73,7 +74,10 @@ class Jobs:
         audit: As given; a reload may bring another.
         waiting: Who waits for something and is to be sent away when the gate stops.
         stale: Replies to attempts that were over, dropped.
+        growth: Makes jobs of what a job's worker wants its graph to grow by.
     """
+
+    growth: Callable[[Taken, bytes], Awaitable[tuple[NewJob, ...]]]
 
     _log = Logger()
 
@@ -119,7 +123,7 @@ class Jobs:
         for queue, counts in found.items():
             self._road_for(queue)
             backlog = self.backlogs[queue]
-            backlog.open = list(counts)
+            backlog.open = list(counts[:TERMINAL])
             backlog.stored = counts[State.QUEUED]
             backlog.road.stats.accepted += sum(counts)
             backlog.fill()
@@ -150,7 +154,8 @@ class Jobs:
 
     def adopt(self, road: Road) -> Backlog:
         """A queue has come: its jobs run on this Road from now on."""
-        backlog = self.backlogs[road.config.name] = Backlog(road, self.journal, self._run)
+        feeder = Feeder(self.journal, road, self._clock, self._fed, self._not_fed)
+        backlog = self.backlogs[road.config.name] = Backlog(road, self.journal, self._run, feeder)
         return backlog
 
     def abandon(self, queue: str) -> None:
@@ -195,8 +200,10 @@ class Jobs:
         def not_put(failure: Failure) -> Failure:
             backlog.not_coming(claim)
             if failure.check(errors.QueueFull):
-                backlog.road.stats.accepted += len(jobs)
-                backlog.road.stats.shed += len(jobs)
+                for job in jobs:
+                    stats = self.backlogs[job.queue].road.stats
+                    stats.accepted += 1
+                    stats.shed += 1
             return failure
 
         return stored.addCallbacks(put, not_put)
@@ -230,14 +237,22 @@ class Jobs:
         self.watches.add(name, ended)
         try:
             job = await self.get(name)
-            if job.state < TERMINAL and seconds > 0 and not self._held:
-                self.waiting.add(ended)
-                await ended.within(seconds, self._clock)
+            if job.state < TERMINAL and seconds > 0:
+                await self.linger(ended, seconds)
                 job = await self.get(name)
             return job
         finally:
-            self.waiting.discard(ended)
             self.watches.remove(name, ended)
+
+    async def linger(self, ended: Ended, seconds: float) -> None:
+        """Wait for an end for at most so many seconds, and no longer than the gate runs."""
+        if self._held:
+            return
+        self.waiting.add(ended)
+        try:
+            await ended.within(seconds, self._clock)
+        finally:
+            self.waiting.discard(ended)
 
     def purge(self, queue: str) -> Deferred[int]:
         """Cancel all jobs that wait in a queue; how many."""
@@ -339,6 +354,7 @@ class Jobs:
         command.attempt = taken.attempt
         command.deaths = self._deaths.get(taken.id, 0)
         command.caller = taken.caller
+        command.graph = taken.graph
         command.on_start = self.started
 
         def progressed(done: float, total: float | None, note: str | None) -> None:
@@ -362,13 +378,31 @@ class Jobs:
             )
             command.reply = Deferred()
             self._clock.callLater(0, self._not_replied, Failure(error), command, taken)
-            return
+        elif taken.inputs:
+            self._keep_off(command)
+            backlog.feeder.add(command, taken)
+        else:
+            self._set_out(command, taken, backlog)
+
+    def _fed(self, command: Command, taken: Taken) -> None:
+        """It has its inputs."""
+        backlog = self.backlogs[taken.queue]
+        self._set_out(command, taken, backlog)
+        backlog.fed()
+
+    def _not_fed(self, command: Command, taken: Taken, error: errors.Unprocessable) -> None:
+        """It cannot be given them."""
+        self._not_replied(Failure(error), command, taken)
+        self.backlogs[taken.queue].fed()
+
+    def _set_out(self, command: Command, taken: Taken, backlog: Backlog) -> None:
+        road = backlog.road
         key = (command.headers or {}).get("jobgate-key", "")
         if not taken.once:
             road.enter(command, key=key)
             self._attend(command, taken)
             return
-        command.reply = Deferred()
+        self._keep_off(command)
         command.shard = road.shards[0]
         command.recorded = command.attempt + 1
 
@@ -379,6 +413,16 @@ class Jobs:
 
         self._keep(self.journal.start(command.id, command.recorded, "").addCallback(enter))
 
+    def _keep_off(self, command: Command) -> None:
+        """It is on no Road yet; if it is ended meanwhile, it never gets there."""
+
+        def ended(_: object) -> None:
+            command.state = DONE
+            self._left(command)
+
+        command.reply = Deferred()
+        command.reply.addErrback(ended)
+
     def _attend(self, command: Command, taken: Taken) -> None:
         command.reply.addCallbacks(
             self._replied,
@@ -388,24 +432,39 @@ class Jobs:
         )
 
     def _replied(self, reply: travelling.Reply, command: Command, taken: Taken) -> None:
-        if reply.stream is None:
-            self._succeeded(reply.status, reply.content_type, reply.body, command)
+        stream = reply.stream
+        if stream is None:
+            stored = Reply(reply.status, reply.content_type, bytes(reply.body))
+            self._succeeded(stored, reply.jobs, command, taken)
             return
 
         def gathered(body: bytes | None, failure: Failure | None) -> None:
             if body is not None:
-                self._succeeded(reply.status, reply.content_type, body, command)
+                stored = Reply(reply.status, reply.content_type, body)
+                self._succeeded(stored, stream.jobs, command, taken)
             elif failure is not None:
                 self._not_replied(failure, command, taken)
 
         gathering = Gathering(lambda data: self.watches.chunk(command.id, data), gathered)
-        reply.stream.read(gathering.chunk, gathering.end)
+        stream.read(gathering.chunk, gathering.end)
 
-    def _succeeded(
-        self, status: int, content_type: str, body: bytes | bytearray, command: Command
-    ) -> None:
-        reply = Reply(status, content_type, bytes(body))
-        self._keep(self.finish(command, Ending(State.SUCCEEDED, reply=reply)))
+    def _succeeded(self, reply: Reply, jobs: bytes, command: Command, taken: Taken) -> None:
+        if jobs:
+            grown = Deferred.fromCoroutine(self._grow(reply, jobs, command, taken))
+        else:
+            grown = self.finish(command, Ending(State.SUCCEEDED, reply=reply))
+        self._keep(grown)
+
+    async def _grow(self, reply: Reply, jobs: bytes, command: Command, taken: Taken) -> bool:
+        """Store a reply together with the jobs that it brings, or that they are none."""
+        try:
+            brought = await self.growth(taken, jobs)
+            return await self.finish(command, Ending(State.SUCCEEDED, reply=reply, jobs=brought))
+        except (errors.BadRequest, errors.Unprocessable) as refusal:
+            message = f"the jobs that it brought cannot be added to its graph: {refusal.detail}"
+            place = refusal.extra.get("path")
+            error = errors.WorkerProtocolError(message, executed="yes", path=place)
+            return await self.finish(command, Ending(State.FAILED, error=document(error)))
 
     def _not_replied(self, failure: Failure, command: Command, taken: Taken) -> None:
         error = failure.value
@@ -432,12 +491,17 @@ class Jobs:
             state, before = change.state, change.before
             if change.id not in self.calls:
                 _count(backlog, state, before)
+            if state == State.SCHEDULED and before == State.BLOCKED:
+                # Nobody has been told yet when its time is.
+                self.sweep_in(0.0)
             if state == State.QUEUED and not change.claimed:
                 backlog.stored += 1
                 fill.add(backlog)
             elif state >= TERMINAL:
                 if self._deaths:
                     self._deaths.pop(change.id, None)
+                if state != State.DEAD:
+                    self.sweep_in(backlog.road.config.result_ttl)
                 command = backlog.window.get(change.id)
                 if command is not None:
                     # It has been ended from outside: whoever has it need not go on.

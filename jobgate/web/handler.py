@@ -19,6 +19,7 @@ from werkzeug.exceptions import NotFound as NoRoute
 from jobgate import errors
 from jobgate.web import views
 from jobgate.web.exchange import Response, json_response
+from jobgate.web.graphs import GraphRequests
 from jobgate.web.jobs import JobRequests, run
 from jobgate.web.metrics import Metrics
 from jobgate.web.openapi import document
@@ -82,6 +83,7 @@ class HTTPHandler:
         self._pushes = pushes
         self._jobs = JobRequests(gate, access)
         self._pulls = Pulls(gate, access)
+        self._graphs = GraphRequests(gate, access)
         self._access = access
         self._metrics = Metrics(gate)
 
@@ -182,6 +184,44 @@ class HTTPHandler:
     def retry(self, exchange: Exchange, name: str) -> _Answer:
         """Run a dead or failed job again, with all its attempts."""
         return run(self._jobs.retry(exchange, name))
+
+    @app.route("/jobs/<name>/inputs/<path:need>", methods=["GET"])
+    @_route
+    def job_input(self, exchange: Exchange, name: str, need: str) -> _Answer:
+        """What became of a job that this one needed, for those who pull it."""
+        return run(self._jobs.input(exchange, name, need))
+
+    # --- graphs
+
+    @app.route("/graphs", methods=["POST"])
+    @_route
+    def submit_graph(self, exchange: Exchange) -> _Answer:
+        """Store jobs that need each other; `Prefer: wait=N` gets all results in one answer."""
+        return run(self._graphs.submit(exchange))
+
+    @app.route("/graphs/<name>", methods=["GET"])
+    @_route
+    def graph(self, exchange: Exchange, name: str) -> _Answer:
+        """The state of a graph and of all its jobs."""
+        return run(self._graphs.show(exchange, name))
+
+    @app.route("/graphs/<name>.svg", methods=["GET"])
+    @_route
+    def graph_picture(self, exchange: Exchange, name: str) -> _Answer:
+        """A picture of a graph, its jobs coloured by state."""
+        return run(self._graphs.draw(exchange, name))
+
+    @app.route("/graphs/<name>/result", methods=["GET"])
+    @_route
+    def graph_result(self, exchange: Exchange, name: str) -> _Answer:
+        """All replies and problems of a graph; `?wait=` waits so many seconds for them."""
+        return run(self._graphs.result(exchange, name))
+
+    @app.route("/graphs/<name>", methods=["DELETE"])
+    @_route
+    def cancel_graph(self, exchange: Exchange, name: str) -> _Answer:
+        """Cancel all jobs of a graph that have not ended; 409 if all have."""
+        return run(self._graphs.cancel(exchange, name))
 
     # --- operating
 

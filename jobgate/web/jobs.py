@@ -91,6 +91,15 @@ class JobRequests:
         document = await job_views.full(self._gate, await self._gate.jobs.get(name))
         return json_response(document, 202, fields=f"Location: /jobs/{name}\r\n")
 
+    async def input(self, exchange: Exchange, name: str, need: str) -> Response:
+        """What became of a job that this one needed, as a worker would be handed it."""
+        job = await self._gate.jobs.get(name)
+        token = exchange.token
+        if token is None or not token.may(f"pull:{job.queue}"):
+            await self.readable(exchange, name)
+        found = await self._gate.graphs.input(job, need)
+        return Response(200, found.content_type, found.body, "Cache-Control: no-store\r\n")
+
     async def page(self, exchange: Exchange) -> Response:
         """Jobs, newest first."""
         self._access.need(exchange, "jobs")

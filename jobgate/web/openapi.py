@@ -14,7 +14,7 @@ import msgspec
 
 from jobgate import __version__
 from jobgate.pool.report import Report
-from jobgate.web import job_views, pulls, views
+from jobgate.web import graphs, job_views, pulls, views
 from jobgate.web.problems import PROBLEMS
 
 if TYPE_CHECKING:
@@ -71,6 +71,10 @@ _RETURNS: dict[str, tuple[int, type | None]] = {
     "cancel_job": (200, job_views.Job),
     "retry": (202, job_views.Job),
     "push": (202, Accepted),
+    "submit_graph": (202, graphs.GraphAccepted),
+    "graph": (200, graphs.GraphState),
+    "graph_result": (200, graphs.GraphResult),
+    "cancel_graph": (200, graphs.GraphState),
     "reply": (200, pulls.Said),
     "fail": (200, pulls.Said),
     "extend": (200, pulls.Lease),
@@ -102,6 +106,12 @@ _CALL_HEADERS = {
 }
 
 
+_GRAPH_HEADERS = {
+    "Prefer": "`wait=N`: all results in the answer, if there are after N seconds (RFC 7240)",
+    "Idempotency-Key": "The same key stands for the same graph",
+    "traceparent": "Handed on to the workers (W3C Trace Context)",
+}
+
 _WAIT = ("Seconds to wait for that", "number")
 _PULL = {
     "wait": ("Seconds to wait for a command; 0: take what is there", "number"),
@@ -115,6 +125,7 @@ _QUERIES: dict[str, dict[str, tuple[str, str]]] = {
     "pull": _PULL,
     "reply": {"next": ("A queue to pull from in the same exchange", "string"), **_PULL},
     "result": {"wait": _WAIT},
+    "graph_result": {"wait": _WAIT},
     "extend": {"lease": ("Seconds from now", "number")},
     "extend_lease": {"lease": ("Seconds from now", "number")},
     "jobs": {
@@ -129,13 +140,18 @@ _OTHERWISE: dict[str, dict[int, str]] = {
     "pull": {204: "No command came in time"},
     "reply": {204: "With `next`: no command came in time"},
     "result": {202: "Not ended in time: the state document"},
+    "submit_graph": {200: "With `Prefer: wait=N`: all its results, if it has ended in time"},
+    "graph_result": {202: "Not ended in time: the state document"},
 }
 """Answers that are no problem, beside those above."""
 
 
 def document(app: Klein) -> dict[str, Any]:
     """The OpenAPI document of a Klein app."""
-    kinds = {kind for _, kind in _RETURNS.values() if kind} | {ProblemDocument}
+    kinds = {kind for _, kind in _RETURNS.values() if kind} | {
+        ProblemDocument,
+        graphs.GraphDocument,
+    }
     schemas, components = msgspec.json.schema_components(
         sorted(kinds, key=lambda kind: kind.__name__), ref_template="#/components/schemas/{name}"
     )
@@ -201,6 +217,18 @@ def _operation(app: Klein, endpoint: str, path: str) -> dict[str, Any]:
             str(code): _problem(code)
             for code in sorted({problem.status for problem in PROBLEMS.values()})
         }
+    if endpoint == "submit_graph":
+        parameters += [
+            {"name": name, "in": "header", "description": text, "schema": {"type": "string"}}
+            for name, text in _GRAPH_HEADERS.items()
+        ]
+        schema = {"$ref": f"#/components/schemas/{graphs.GraphDocument.__name__}"}
+        operation["requestBody"] = {
+            "description": "The graph.",
+            "required": True,
+            "content": {"application/json": {"schema": schema}},
+        }
+        operation["responses"]["422"] = _problem(422)
     if parameters:
         operation["parameters"] = parameters
     return operation

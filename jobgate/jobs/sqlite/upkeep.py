@@ -185,7 +185,8 @@ def _drop(ledger: Ledger, rows: list[Row]) -> None:
     needed = _still_needed(ledger, rows)
     for row in rows:
         if row.seq in needed:
-            row.alarm = max(ledger.now + _AGAIN, needed[row.seq] + row.keep)
+            until = needed[row.seq] + row.keep
+            row.alarm = until if until > ledger.now else ledger.now + _AGAIN
             ledger.touch(row)
     rows = [row for row in rows if row.seq not in needed]
     _go(ledger, [row for row in rows if not row.flags & GONE])
