@@ -1,27 +1,24 @@
 """
-The configuration: load it, check it, explain what is wrong with it.
+From tables to a configuration, with an explanation of whatever is wrong.
 
-`jobgate.toml` becomes a `GateConfig`; every key, its type and its default is a field
-here (contract section 3). Must not start or open anything.
+Every complaint names the source, the key, what was found and what is wanted. Must not
+start or open anything but the file.
 """
 
 from __future__ import annotations
 
-import binascii
 import difflib
 import re
 import shlex
 import tomllib
 import types
 from ipaddress import ip_address, ip_network
-from math import isfinite
 from typing import (
     TYPE_CHECKING,
     Annotated,
     Any,
     Literal,
     NoReturn,
-    Self,
     TypeVar,
     Union,
     get_args,
@@ -30,353 +27,32 @@ from typing import (
 )
 
 import msgspec
-from msgspec import Meta
 
+from jobgate.config.settings import (
+    AUTO_SIZE,
+    CallbackSettings,
+    GateConfig,
+    GateSettings,
+    QueueConfig,
+    TokenConfig,
+    WorkerConfig,
+)
+from jobgate.config.units import AUTO, HIDDEN, Bytes, Rate, Seconds, Secret
+from jobgate.config.writing import show
 from jobgate.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = [
-    "AUTO",
-    "FULL",
-    "Backoff",
-    "BatchConfig",
-    "Bytes",
-    "CallbackSettings",
-    "GateConfig",
-    "GateSettings",
-    "Linger",
-    "QueueConfig",
-    "Rate",
-    "Scale",
-    "Seconds",
-    "Secret",
-    "TokenConfig",
-    "WorkerConfig",
-    "from_tables",
-    "is_loopback",
-    "is_queue_name",
-    "load",
-    "to_toml",
-]
+__all__ = ["from_tables", "is_loopback", "is_queue_name", "load"]
 
 _QUEUE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _GATE_NAME = re.compile(r"[A-Za-z0-9._~-]{1,64}\Z")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\Z")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|[KMGT]i?B)?\Z")
-_RATE = re.compile(r"(\d+(?:\.\d+)?)/(s|m|h|d)\Z")
-_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_SIZES = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _GRANT = re.compile(r"(call|push|pull|work):(\*|[A-Za-z0-9._*-]+)\Z|(jobs|admin|metrics)\Z")
 _MAX_BODY = 63 * 1024 * 1024
 """Bytes: a body and its meta must fit one frame of 64 MiB."""
-_SHORTEST_KEY = 16
-"""Bytes of a secret; fewer could be guessed."""
-_HIDDEN = "***"
-"""Stands for a secret wherever it would be seen."""
-
-
-class Seconds(float):
-    """A duration: a number of seconds, or a text such as `500ms` or `2m`."""
-
-    __slots__ = ()
-    wanted = 'a number of seconds, or a text such as "500ms" or "2m"'
-
-    @classmethod
-    def read(cls, value: object) -> Seconds:
-        """
-        Raises:
-            ValueError: It is no duration.
-        """
-        if isinstance(value, str) and (match := _DURATION.match(value)):
-            return cls(float(match[1]) * _UNITS[match[2]])
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(cls.wanted)  # noqa: TRY004 (the text's own errors are ValueErrors)
-        if value >= 0 and isfinite(value):
-            return cls(value)
-        raise ValueError
-
-
-class Bytes(int):
-    """A size: a number of bytes, or a text such as `16MiB`."""
-
-    wanted = 'a number of bytes, or a text such as "64KiB" or "16MiB"'
-
-    @classmethod
-    def read(cls, value: object) -> Bytes:
-        """
-        Raises:
-            ValueError: It is no size.
-        """
-        if isinstance(value, str) and (match := _SIZE.match(value)):
-            unit = match[2] or "B"
-            return cls(int(float(match[1]) * _SIZES.get(unit[0], 1)))
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return cls(value)
-        raise ValueError
-
-
-class Rate(float):
-    """Requests a second, written `100/s`, `600/m` or `1000/h`."""
-
-    __slots__ = ()
-    wanted = 'a text such as "100/s", "600/m" or "1000/h"'
-
-    @classmethod
-    def read(cls, value: object) -> Rate:
-        """
-        Raises:
-            ValueError: It is no rate.
-        """
-        if isinstance(value, str) and (match := _RATE.match(value)) and float(match[1]) > 0:
-            return cls(float(match[1]) / _UNITS[match[2]])
-        raise ValueError
-
-
-class Secret(str):
-    """
-    A key that signs, as Standard Webhooks writes it; it is never shown.
-
-    Attributes:
-        key: The bytes that it stands for; none if it is empty.
-    """
-
-    __slots__ = ("key",)
-    wanted = f'"whsec_" and then at least {_SHORTEST_KEY} bytes in base64'
-    key: bytes
-
-    def __new__(cls, text: str = "") -> Self:
-        """
-        Raises:
-            ValueError: It is no such text.
-        """
-        secret = super().__new__(cls, text)
-        secret.key = binascii.a2b_base64(text.removeprefix("whsec_"), strict_mode=True)
-        if text and not (text.startswith("whsec_") and len(secret.key) >= _SHORTEST_KEY):
-            raise ValueError(cls.wanted)
-        return secret
-
-    def __repr__(self) -> str:
-        return _HIDDEN if self else ""
-
-    @classmethod
-    def read(cls, value: object) -> Secret:
-        """
-        Raises:
-            ValueError: It is no secret.
-        """
-        if isinstance(value, str):
-            return cls(value)
-        raise ValueError(cls.wanted)
-
-
-class Linger(Seconds):
-    """How long the oldest of a batch waits for company: a duration, `full` or `auto`."""
-
-    __slots__ = ()
-    wanted = 'a number of seconds, a text such as "5ms", "full" or "auto"'
-
-    @classmethod
-    def read(cls, value: object) -> Linger:
-        """
-        Raises:
-            ValueError: It is neither a duration nor one of the two words.
-        """
-        if value == "full":
-            return FULL
-        if value == "auto":
-            return AUTO
-        return cls(super().read(value))
-
-    @property
-    def word(self) -> str:
-        """What it is written as, if it is no duration."""
-        return "full" if self == FULL else "auto" if self == AUTO else ""
-
-
-FULL = Linger("inf")
-"""Only full batches go, or when a deadline forces it."""
-AUTO = Linger(-1)
-"""The gate decides, from what it measures."""
-_TARGET = 0.05
-"""Seconds that `auto` keeps to if nothing else is said."""
-_MOST_TOGETHER = 4096
-_AUTO_SIZE = 256
-"""Members that a batch may have under `auto` if nothing else is said."""
-
 _S = TypeVar("_S", bound=msgspec.Struct)
-_Count = Annotated[int, Meta(ge=0)]
-_Positive = Annotated[int, Meta(ge=1)]
-_MOST_WORKERS = 1000
-
-
-class Scale(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """
-    How many workers a queue has: as its load asks for, within bounds.
-
-    Attributes:
-        min: As many live always.
-        max: More never do.
-        up_after: Seconds that commands wait before one more worker is started.
-        down_after: Seconds without work after which one that is not needed goes.
-    """
-
-    min: Annotated[int, Meta(ge=0, le=_MOST_WORKERS)] = 1
-    max: Annotated[int, Meta(ge=1, le=_MOST_WORKERS)] = 8
-    up_after: Seconds = Seconds(1)
-    down_after: Seconds = Seconds(60)
-
-
-class BatchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """
-    How commands are put together; one at a time while `size` is 1.
-    """
-
-    size: Annotated[int, Meta(ge=1, le=_MOST_TOGETHER)] = 1
-    linger: Linger = Linger(0)
-    target: Seconds | None = None
-    max_bytes: Bytes = Bytes(8 * 1024**2)
-
-    @property
-    def target_seconds(self) -> float:
-        """What waiting and running are to stay under, with `auto`; 0 without."""
-        if self.linger != AUTO:
-            return 0.0
-        return _TARGET if self.target is None else float(self.target)
-
-
-class Backoff(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long a failed job waits for its next attempt: longer each time, within bounds."""
-
-    first: Seconds = Seconds(1)
-    factor: Annotated[float, Meta(ge=1, le=100)] = 2.0
-    max: Seconds = Seconds(60)
-    jitter: Annotated[float, Meta(ge=0, le=1)] = 0.2
-
-
-class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """
-    How the workers of one queue are started and spoken to.
-
-    A change of any of these replaces the workers; `cwd` is absolute once loaded.
-    """
-
-    command: tuple[str, ...] | str = ()
-    env: dict[str, str] = {}
-    cwd: str = "."
-    protocol: Literal["frames", "lines"] = "frames"
-    in_flight: Annotated[int, Meta(ge=1, le=256)] = 1
-    batch: BatchConfig = BatchConfig()
-    timeout: Seconds = Seconds(60)
-    soft_timeout: Seconds = Seconds(0)
-    boot_timeout: Seconds = Seconds(30)
-    kill_timeout: Seconds = Seconds(5)
-    cancel: Literal["drop", "cooperative", "kill"] = "cooperative"
-    max_commands: _Count = 0
-    max_age: Seconds = Seconds(0)
-    max_memory: Bytes = Bytes(0)
-    send: str = "{line}\n"
-    until: str = ""
-    until_regex: str = ""
-    boot_until: str = ""
-    boot_until_regex: str = ""
-    reply_type: str = "text/plain; charset=utf-8"
-
-
-class QueueConfig(WorkerConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """
-    One queue: its workers, its bounds and its times.
-
-    Attributes:
-        name: The queue's name; the table's key, not a key in it.
-    """
-
-    name: str = ""
-    workers: Annotated[int, Meta(ge=1, le=_MOST_WORKERS)] | Scale = 4
-    idle_shutdown: Seconds = Seconds(0)
-    shards: _Positive = 1
-    size: _Count = 128
-    max_waiting_bytes: Bytes = Bytes(64 * 1024**2)
-    full_status: Literal[503, 429] = 503
-    queue_timeout: Seconds = Seconds(30)
-    retry: Literal["never", "if-not-started", "safe"] = "if-not-started"
-    attempts: _Positive = 3
-    backoff: Backoff = Backoff()
-    max_backlog: _Count = 10_000_000
-    expires: Seconds = Seconds(0)
-    result_ttl: Seconds = Seconds(3600)
-
-    @property
-    def scale(self) -> Scale:
-        """How many workers it has; with a fixed number both bounds are that."""
-        if isinstance(self.workers, Scale):
-            return self.workers
-        return Scale(min=self.workers, max=self.workers)
-
-    def worker(self) -> WorkerConfig:
-        """The part of it that its workers are started with; how long batches wait is none of it."""
-        fields = {name: getattr(self, name) for name in WorkerConfig.__struct_fields__}
-        return WorkerConfig(**{**fields, "batch": BatchConfig(size=self.batch.size)})
-
-
-class GateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table `[gate]`."""
-
-    name: str = "gate"
-    listen: tuple[str, ...] = ("tcp:8080:interface=127.0.0.1",)
-    worker_listen: tuple[str, ...] = ()
-    max_body: Bytes = Bytes(16 * 1024**2)
-    max_connections: _Positive = 20_000
-    max_buffered: Bytes = Bytes(256 * 1024**2)
-    header_timeout: Seconds = Seconds(10)
-    body_timeout: Seconds = Seconds(60)
-    idle_timeout: Seconds = Seconds(75)
-    drain_timeout: Seconds = Seconds(75)
-    store: str = "sqlite:jobgate.db"
-    long_poll_timeout: Seconds = Seconds(20)
-    auto_queues: bool = True
-    max_auto_queues: _Count = 1000
-    front: Literal["fast", "klein"] = "fast"
-    audit: str = ""
-    insecure: bool = False
-
-
-class TokenConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One of the tables `[[tokens]]`."""
-
-    name: str
-    sha256: str
-    allow: tuple[str, ...] = ()
-    rate: Rate | None = None
-
-
-class CallbackSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table `[callbacks]`."""
-
-    secret: Secret = Secret()
-    allow: tuple[str, ...] = ()
-    runners: Annotated[int, Meta(ge=1, le=1000)] = 8
-
-
-class GateConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    Everything the gate is told.
-
-    Attributes:
-        gate: The table `[gate]`.
-        callbacks: The table `[callbacks]`.
-        queues: The tables `[queues.NAME]` by name.
-        tokens: The tables `[[tokens]]`.
-        source: The file it came from, for messages; empty without one.
-    """
-
-    gate: GateSettings = GateSettings()
-    callbacks: CallbackSettings = CallbackSettings()
-    queues: dict[str, QueueConfig] = {}
-    tokens: tuple[TokenConfig, ...] = ()
-    source: str = ""
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -459,18 +135,6 @@ def is_loopback(endpoint: str) -> bool:
         return False
 
 
-def to_toml(config: GateConfig) -> str:
-    """The effective configuration, as a file that says the same."""
-    lines = _table("gate", config.gate, ()) + _table("callbacks", config.callbacks, ())
-    for name, queue in config.queues.items():
-        # Without a command others drain it, as many as there are.
-        skip = ("name",) if queue.command else ("name", "command", "workers")
-        lines += _table(f"queues.{_key(name)}", queue, skip)
-    for token in config.tokens:
-        lines += _table("tokens", token, (), array=True)
-    return "\n".join(lines)
-
-
 class _Reader:
     """Reads one source; every complaint says which."""
 
@@ -479,7 +143,7 @@ class _Reader:
         self._base = base
 
     def wrong(self, key: str, found: object, wanted: str) -> NoReturn:
-        message = f"{self._source}: {key}: found {_show(found)}, wanted {wanted}"
+        message = f"{self._source}: {key}: found {show(found)}, wanted {wanted}"
         raise ConfigError(message)
 
     def unknown(self, key: str, known: list[str], where: str = "") -> NoReturn:
@@ -545,7 +209,7 @@ class _Reader:
             self.unknown("name", known, where)
         queue = self.struct(where, QueueConfig, table)
         if queue.batch.linger == AUTO and queue.batch.size == 1:
-            batch = msgspec.structs.replace(queue.batch, size=_AUTO_SIZE)
+            batch = msgspec.structs.replace(queue.batch, size=AUTO_SIZE)
             queue = msgspec.structs.replace(queue, batch=batch)
         if isinstance(queue.command, str):
             try:
@@ -629,7 +293,7 @@ class _Reader:
             try:
                 values[key] = msgspec.convert(value, hints[key], dec_hook=_read)
             except (msgspec.ValidationError, ValueError):
-                found = _HIDDEN if hints[key] is Secret and value else value
+                found = HIDDEN if hints[key] is Secret and value else value
                 self.wrong(f"{where}.{key}", found, _describe(hints[key]))
         try:
             return kind(**values)
@@ -658,7 +322,7 @@ def _describe(hint: Any) -> str:  # noqa: ANN401 (type hints have no common type
         low, high = arguments[1].ge, arguments[1].le
         return f"a whole number, at least {low}" + (f" and at most {high}" if high else "")
     if origin is Literal:
-        return " or ".join(_show(value) for value in arguments)
+        return " or ".join(show(value) for value in arguments)
     if origin in (Union, types.UnionType):
         return " or ".join(_describe(kind) for kind in arguments if kind is not type(None))
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
@@ -670,47 +334,3 @@ def _describe(hint: Any) -> str:  # noqa: ANN401 (type hints have no common type
     if hasattr(hint, "wanted"):
         return str(hint.wanted)
     return "true or false" if hint is bool else "a text"
-
-
-def _show(value: object) -> str:
-    """A value as TOML writes it."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_show(item) for item in value)}]"
-    if isinstance(value, dict):
-        return (
-            f"{{ {', '.join(f'{_key(k)} = {_show(v)}' for k, v in value.items())} }}"
-            if value
-            else "{}"
-        )
-    if isinstance(value, msgspec.Struct):
-        fields = ((name, getattr(value, name)) for name in value.__struct_fields__)
-        return _show({name: field for name, field in fields if field is not None})
-    if isinstance(value, Linger) and value.word:
-        return _show(value.word)
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else str(float(value))
-    return str(value)
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _show(name)
-
-
-def _table(
-    name: str, struct: msgspec.Struct, skip: tuple[str, ...], *, array: bool = False
-) -> list[str]:
-    lines = [f"[[{name}]]" if array else f"[{name}]"]
-    for field in struct.__struct_fields__:
-        value = getattr(struct, field)
-        if field not in skip and value is not None:
-            shown = f"{float(value)}/s" if isinstance(value, Rate) else value
-            if isinstance(value, Secret):
-                shown = repr(value)
-            lines.append(f"{field} = {_show(shown)}")
-    return [*lines, ""]
