@@ -143,6 +143,11 @@ class Road:
         return bool(self._runners)
 
     @property
+    def staff(self) -> int:
+        """How many workers take from it, children or not."""
+        return len(self._runners)
+
+    @property
     def free(self) -> int:
         """How many more commands could start now."""
         return 0 if self.paused else sum(runner.worker.room for runner in self._runners)

@@ -24,7 +24,6 @@ from twisted.internet.error import (
 from twisted.internet.interfaces import IResolutionReceiver, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
-from twisted.web._newclient import ParseError
 from twisted.web.client import (
     URI,
     Agent,
@@ -116,10 +115,8 @@ def explain(error: BaseException) -> str:
         return f"the head of its answer is longer than {_READ_UP_TO} bytes"
     if isinstance(reason, ConnectionClosed):
         return "it closed the connection without an answer"
-    if isinstance(reason, ParseError | ValueError):
-        # Without what it was: nobody shall read through us what is not for them.
-        return "its answer is not HTTP/1.1"
-    return _explain_tls(reason) or f"{type(reason).__name__}: {reason}"
+    # Without what it was: nobody shall read through us what is not for them.
+    return _explain_tls(reason) or f"its answer is not HTTP/1.1 ({type(reason).__name__})"
 
 
 def _explain_tls(error: BaseException) -> str:
@@ -294,8 +291,13 @@ class _LimitedFactory(WrappingFactory[_Limited]):
     """Makes the connections of one way."""
 
     protocol = _Limited
-    noisy = False
 
     def __init__(self, wrappedFactory: IProtocolFactory, way: _Way) -> None:
         super().__init__(wrappedFactory)
         self.way = way
+
+    def doStart(self) -> None:
+        """Twisted would log the start of what is wrapped, once for every request."""
+
+    def doStop(self) -> None:
+        """Likewise its end."""

@@ -226,7 +226,7 @@ def queue(gate: Gate, road: Road) -> Queue:
     backlog = gate.jobs.backlogs[road.config.name]
     wait = road.expected_wait
     supervisor = gate.supervisor(road.config.name)
-    workers = len(supervisor.alive)
+    workers = len(supervisor.alive) or road.staff
     return Queue(
         name=road.config.name,
         state="paused" if road.paused else road.refusal() or "open",

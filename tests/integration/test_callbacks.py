@@ -276,7 +276,8 @@ def test_operators(shared: Program) -> None:
         document = ended(shared, f"{name}-succeeded", "queued")
         assert document["why"] == "its queue is paused, until somebody resumes it"
         assert receiver.requests == []
-        assert shared.post("/queues/~callbacks/resume").json["state"] == "open"
+        resumed = shared.post("/queues/~callbacks/resume").json
+        assert (resumed["state"], resumed["workers"]) == ("open", 8)
         assert receiver.next().headers["webhook-id"] == f"{name}-succeeded"
 
 
