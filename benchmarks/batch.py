@@ -9,11 +9,17 @@ itself failed. ``README.md`` beside this file explains the rows.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import http.client
 import json
+import re
+import statistics
 import sys
 import tempfile
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from call import chosen, run_group, say
 from checks import Bar, Check
@@ -39,6 +45,10 @@ TAIL = 3.0
 """Batch times that the 99th percentile may take; 128 callers make four batches by themselves."""
 COMPANY_MS = 1.5
 """What a lone call may wait for company that does not come."""
+LONE = 100
+"""Lone calls in a round."""
+PATIENCE = 30.0
+"""Seconds that one of them may take."""
 
 MODEL = str(ROOT / "examples" / "moderation" / "moderation.py")
 MODEL_GAIN = 2.0
@@ -59,7 +69,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure batches, beside mosec.")
     parser.add_argument("--rounds", type=int, default=5, help="rounds (5)")
     parser.add_argument("--seconds", type=float, default=4, help="of each measurement, whole (4)")
-    parser.add_argument("--only", nargs="+", default=["*"], metavar="NAME", help="rows")
+    parser.add_argument("--only", nargs="+", default=["*"], metavar="NAME", help="rows, or company")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     parser.add_argument("--quick", action="store_true", help="one round of a second: a smoke test")
     options = parser.parse_args(arguments)
@@ -111,10 +121,48 @@ def measure_all(folder: Path, only: Sequence[str], result: Result) -> None:
             for row in models
         ]
         models = []
-    if not selected and not models:
+    company = any(fnmatch("company", pattern) for pattern in only)
+    if not selected and not models and not company:
         raise BenchmarkError(f"nothing is called {' or '.join(only)}")
     run_group(selected, folder / "sleep", result, STARTERS)
     run_group(models, folder / "model", result, STARTERS)
+    if company:
+        result.checks.append(company_check(folder / "company", result.rounds))
+
+
+def company_check(folder: Path, rounds: int) -> Check:
+    """
+    Call one by one, and read in the answers how long each has waited before it began to run.
+
+    Raises:
+        BenchmarkError: An answer does not say.
+    """
+    say("letting lone callers wait")
+    with contextlib.ExitStack() as stack:
+        running = STARTERS["gate"](folder)
+        stack.enter_context(running.child)
+        parts = urlsplit(running.url)
+        waits = []
+        for _ in range(rounds):
+            connection = http.client.HTTPConnection(parts.netloc, timeout=PATIENCE)
+            waits.append(statistics.median(waited(connection, parts.path) for _ in range(LONE)))
+            connection.close()
+    return Check(
+        "a lone call waits for company", "ms", spread_of(waits), Bar(COMPANY_MS, more=False)
+    )
+
+
+def waited(connection: http.client.HTTPConnection, path: str) -> float:
+    """
+    Make one call; return how many milliseconds it was in the queue, as the gate says.
+    """
+    connection.request("POST", path, b"x" * 100)
+    response = connection.getresponse()
+    response.read()
+    found = re.search(r"queue;dur=([0-9.]+)", response.getheader("Server-Timing", ""))
+    if response.status != http.client.OK or found is None:
+        raise BenchmarkError(f"{path} answered {response.status} without a Server-Timing")
+    return float(found[1])
 
 
 def model_rows(folder: Path) -> tuple[Row, ...]:
@@ -173,11 +221,6 @@ def checks(result: Result) -> Iterator[Check]:
             tails = [sample.p99 / 1000 / BATCH_MS for sample in samples[f"batch-{callers}"]]
             name = f"{callers} callers: p99 in batch times"
             yield Check(name, "x", spread_of(tails), Bar(TAIL, more=False))
-    if "lone" in samples and "lone-single" in samples:
-        pairs = zip(samples["lone"], samples["lone-single"], strict=True)
-        waits = [(lone.p50 - single.p50) / 1000 for lone, single in pairs]
-        name = "a lone call waits for company"
-        yield Check(name, "ms", spread_of(waits), Bar(COMPANY_MS, more=False))
     if "model" in samples and "model-single" in samples:
         pairs = zip(samples["model"], samples["model-single"], strict=True)
         gains = spread_of([batched.rate / single.rate for batched, single in pairs])
