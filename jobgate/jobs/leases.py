@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 __all__ = ["Lapse", "Leases"]
 
 
+_REMEMBERED = 10_000
+"""Calls of the past whose late replies are known as such."""
+
+
 class Lapse:
     """How a call's puller was lost, in the terms in which a Road hears of losses."""
 
@@ -69,11 +73,13 @@ class Leases:
         self._jobs = jobs
         self._clock = clock
         self._calls: dict[str, _Lent] = {}
+        self._past: dict[str, Road] = {}
 
     def queue_of(self, name: str) -> str | None:
-        """The queue of a call that a puller has; None for anything else."""
+        """The queue of a call that a puller has, or has had lately; None for anything else."""
         lent = self._calls.get(name)
-        return lent.command.queue if lent is not None else None
+        road = lent.road if lent is not None else self._past.get(name)
+        return road.config.name if road is not None else None
 
     def over(self, command: Command) -> None:
         """A call that a puller has needs its reply no more."""
@@ -152,6 +158,20 @@ class Leases:
         if lent is not None:
             lent.road.failed(lent.command, error, self._clock.seconds())
             return
+        job = await self._jobs.get(name)
+        await self._finish(
+            name, lease, self._jobs.ending_of(job.queue, job.spent, job.attempts, error)
+        )
+
+    async def decline(self, name: str, lease: str) -> None:
+        """A command's puller will not have it; errors as for `reply`."""
+        lent = self._take_call(name, lease)
+        if lent is not None:
+            worker = lent.command.worker
+            assert worker is not None, "it was lent to somebody"
+            lent.road.declined(lent.command, worker)
+            return
+        error = errors.NoWorker("its puller declined it")
         job = await self._jobs.get(name)
         await self._finish(
             name, lease, self._jobs.ending_of(job.queue, job.spent, job.attempts, error)
@@ -243,6 +263,9 @@ class Leases:
         """A call that waits for this very reply; it is forgotten here."""
         lent = self._calls.get(name)
         if lent is None:
+            if name in self._past:
+                self._past[name].stats.stray_replies += 1
+                raise errors.StaleAttempt("its caller does not wait any more", executed="maybe")
             return None
         self._check_call(lent, lease)
         self._forget(name, lent)
@@ -261,6 +284,9 @@ class Leases:
     def _forget(self, name: str, lent: _Lent) -> None:
         if self._calls.get(name) is lent:
             del self._calls[name]
+            self._past[name] = lent.road
+            if len(self._past) > _REMEMBERED:
+                del self._past[next(iter(self._past))]
         if lent.timer is not None and lent.timer.active():
             lent.timer.cancel()
 

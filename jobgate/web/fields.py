@@ -27,6 +27,7 @@ __all__ = [
     "query",
     "seconds",
     "span",
+    "status",
     "traceparent",
 ]
 
@@ -182,6 +183,19 @@ def idempotency_key(value: bytes) -> str:
         message = f"Idempotency-Key: found {_shown(value)}, wanted {wanted}"
         raise BadRequest(message)
     return text
+
+
+def status(value: bytes) -> int:
+    """
+    A `Jobgate-Status`: what the caller of a pulled command is to get.
+
+    Raises:
+        BadRequest: It is none from 200 to 599.
+    """
+    if not (len(value) == 3 and value.isdigit() and 200 <= int(value) <= 599):
+        message = f"Jobgate-Status: found {_shown(value)}, wanted a number from 200 to 599"
+        raise BadRequest(message)
+    return int(value)
 
 
 def span(name: str, value: bytes) -> float:

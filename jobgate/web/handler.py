@@ -125,6 +125,12 @@ class HTTPHandler:
         """A pulled command could not be done: `title`, `detail`, `status` and `retry` as JSON."""
         return run(self._pulls.fail(exchange, name))
 
+    @app.route("/jobs/<name>/decline", methods=["POST"])
+    @_route
+    def decline(self, exchange: Exchange, name: str) -> _Answer:
+        """A pulled command goes back, for another puller; no attempt is counted."""
+        return run(self._pulls.decline(exchange, name))
+
     @app.route("/jobs/<name>/extend", methods=["POST"])
     @_route
     def extend(self, exchange: Exchange, name: str) -> _Answer:
@@ -172,6 +178,12 @@ class HTTPHandler:
     def result(self, exchange: Exchange, name: str) -> _Answer:
         """A job's reply; `?wait=` waits so many seconds for it, then 202."""
         return run(self._jobs.result(exchange, name))
+
+    @app.route("/jobs/<name>/inputs", methods=["GET"])
+    @_route
+    def inputs(self, exchange: Exchange, name: str) -> _Answer:
+        """The names of the jobs whose replies a job receives."""
+        return run(self._jobs.inputs(exchange, name))
 
     @app.route("/jobs/<name>/events", methods=["GET"])
     @_route

@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from jobgate.jobs.job import Job as StoredJob
     from jobgate.jobs.job import Try as StoredTry
 
-__all__ = ["Job", "Jobs", "Progress", "Try", "document", "error_of", "full", "moment", "told"]
+__all__ = [
+    "Inputs",
+    "Job",
+    "Jobs",
+    "Progress",
+    "Try",
+    "document",
+    "error_of",
+    "full",
+    "moment",
+    "told",
+]
 
 
 class Progress(msgspec.Struct):
@@ -112,6 +123,17 @@ class Jobs(msgspec.Struct):
 
     jobs: list[Job]
     after: str | None
+
+
+class Inputs(msgspec.Struct):
+    """
+    What a job receives.
+
+    Attributes:
+        inputs: The names of the jobs whose replies are at `/jobs/<id>/inputs/<name>`.
+    """
+
+    inputs: list[str]
 
 
 async def full(gate: Gate, job: StoredJob) -> Job:

@@ -65,6 +65,13 @@ class JobRequests:
             return json_response(document, 202, fields=f"Location: /jobs/{name}\r\n")
         return reply_of(await keyed.outcome(self._gate.jobs, name, 0))
 
+    async def inputs(self, exchange: Exchange, name: str) -> Response:
+        """The names of what a job receives, for who may pull it or read it."""
+        job = await self._gate.jobs.get(name)
+        if exchange.token is None or not exchange.token.may(f"pull:{job.queue}"):
+            await self.readable(exchange, name)
+        return json_response(job_views.Inputs(inputs=list(job.needs)))
+
     async def events(self, exchange: Exchange, name: str) -> Response:
         """What happens to it, as server-sent events."""
         job = await self.readable(exchange, name)

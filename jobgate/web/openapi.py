@@ -68,6 +68,7 @@ class Accepted(msgspec.Struct):
 _RETURNS: dict[str, tuple[int, type | None]] = {
     "job": (200, job_views.Job),
     "jobs": (200, job_views.Jobs),
+    "inputs": (200, job_views.Inputs),
     "cancel_job": (200, job_views.Job),
     "retry": (202, job_views.Job),
     "push": (202, Accepted),
@@ -77,6 +78,7 @@ _RETURNS: dict[str, tuple[int, type | None]] = {
     "cancel_graph": (200, graphs.GraphState),
     "reply": (200, pulls.Said),
     "fail": (200, pulls.Said),
+    "decline": (200, pulls.Said),
     "extend": (200, pulls.Lease),
     "finish_lease": (200, pulls.Said),
     "fail_lease": (200, pulls.Said),

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["PULL_QUERY", "Lease", "Pulls", "Said"]
 
 PULL_QUERY = ("wait", "lease", "max", "min", "each")
+_decode = msgspec.json.Decoder(dict[str, str]).decode
 _LEASE = 60.0
 """Seconds that a lease is extended by if nothing is said."""
 _MOST = 1000
@@ -116,8 +117,10 @@ class Pulls:
         await self._may(exchange, name)
         if following:
             self._access.need(exchange, f"pull:{following}")
-        kind = exchange.head.headers.get(b"content-type", b"application/octet-stream")
-        reply = Reply(200, kind.decode("latin-1"), exchange.body)
+        headers = exchange.head.headers
+        kind = headers.get(b"content-type", b"application/octet-stream")
+        status = read.status(headers[b"jobgate-status"]) if b"jobgate-status" in headers else 200
+        reply = Reply(status, kind.decode("latin-1"), exchange.body)
         await self._gate.leases.reply(name, _lease_of(exchange), reply)
         if following:
             return await self._pull(exchange, following, terms)
@@ -129,6 +132,12 @@ class Pulls:
         await self._may(exchange, name)
         await self._gate.leases.fail(name, _lease_of(exchange), error)
         return json_response(Said(id=name, state="failed"))
+
+    async def decline(self, exchange: Exchange, name: str) -> Response:
+        """A command that its puller will not have: another shall, and no attempt is counted."""
+        await self._may(exchange, name)
+        await self._gate.leases.decline(name, _lease_of(exchange))
+        return json_response(Said(id=name, state="queued"))
 
     async def extend(self, exchange: Exchange, name: str) -> Response:
         """More time for a command."""
@@ -274,12 +283,20 @@ def _carrying(commands: list[Command] | list[Taken], *, lines: bool) -> Response
     if not lines or b"\n" in first.body:
         attempt = first.attempt
         fields += f"Jobgate-Id: {first.id}\r\nJobgate-Attempt: {attempt}\r\n"
+        if first.headers:
+            fields += _handed_on(first.headers)
         if lines:
             fields += f"Jobgate-Ids: {first.id}\r\n"
         return Response(200, first.content_type, first.body, fields)
     fields += f"Jobgate-Ids: {', '.join(command.id for command in commands)}\r\n"
     body = b"\n".join([*(command.body for command in commands), b""])
     return Response(200, first.content_type, body, fields)
+
+
+def _handed_on(headers: dict[str, str] | str) -> str:
+    """What the command's request had for its worker: `traceparent`, `jobgate-key`."""
+    said = _decode(headers) if isinstance(headers, str) else headers
+    return "".join([f"{name}: {value}\r\n" for name, value in said.items()])
 
 
 def _lease_of(exchange: Exchange) -> str:
