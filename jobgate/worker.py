@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-__all__ = ["Command", "Decline", "Fail", "Input", "Reply", "serve"]
+__all__ = ["Command", "Decline", "Fail", "Input", "Reply", "pull", "serve"]
 
 # Frame types, contract 5.1. A handler that takes one command is asked for them one by one,
 # whatever BATCH says.
@@ -615,6 +615,52 @@ def serve(
     _work(link, handler)
     if link.trouble:
         sys.exit(f"jobgate.worker: {link.trouble}")
+
+
+def pull(
+    handler: Callable[[Command], object],
+    url: str,
+    queue: str = "default",
+    *,
+    token: str | None = None,
+    lease: float = 60,
+    wait: float = 20,
+    certfile: str = "",
+    keyfile: str = "",
+    cafile: str = "",
+) -> None:
+    """
+    Pull commands from a gate over HTTP and run them, until this process is told to end.
+
+    SIGTERM or Ctrl-C: the command under way is finished first. A gate that cannot be reached is
+    looked for again and again. Handlers are those of `serve`; a stream's items are joined.
+
+    Args:
+        handler: Called with one `Command` at a time, as by `serve`.
+        url: Where the gate is: `http://HOST:PORT` or `https://HOST:PORT`.
+        queue: The queue to work for.
+        token: One with the right `pull:QUEUE`; by default what `$JOBGATE_TOKEN` says.
+        lease: Seconds after which the gate gives a command to another if it has not heard from
+            this worker; it hears while the handler runs.
+        wait: Seconds for which one request waits for a command.
+        certfile: With `https://`, this worker's certificate (PEM), if the gate wants one.
+        keyfile: Its key, if it is not in the same file.
+        cafile: The certificates that the gate's must be signed by; by default the system's.
+
+    Raises:
+        TypeError: The handler cannot be called.
+        ValueError: `url`, `lease` or `wait` make no sense.
+        SystemExit: The gate refuses this worker at its first request (1).
+    """
+    if not callable(handler):
+        # As in `serve`.
+        msg = f"pull() wants a function that takes a Command; found {handler!r}"  # type: ignore[unreachable]
+        raise TypeError(msg)
+    from jobgate.pulling import Puller
+
+    if token is None:
+        token = os.environ.get("JOBGATE_TOKEN", "")
+    Puller(url, queue, token, lease, wait, (certfile, keyfile, cafile)).serve(handler)
 
 
 def _work(link: _Link, handler: Callable[[Any], object]) -> None:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import pytest_twisted
 from program import Program
+from socket_worker import SdkWorker
 
 from jobgate.config import from_tables
 from jobgate.gate import Gate
@@ -21,6 +22,7 @@ from jobgate.gate import Gate
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
+    Employ = Callable[..., SdkWorker]
     StartGate = Callable[..., Program]
     Embed = Callable[[Mapping[str, Any]], Awaitable[Gate]]
 
@@ -57,6 +59,20 @@ def start_gate(tmp_path: Path) -> Iterator[StartGate]:
 def start_shared_gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartGate]:
     """Start a gate that the tests of a module share."""
     yield from _programs(lambda: tmp_path_factory.mktemp("gate"))
+
+
+@pytest.fixture
+def employ(tmp_path: Path) -> Iterator[Employ]:
+    """Start SDK workers; none is left."""
+    started: list[SdkWorker] = []
+
+    def start(address: str, **settings: object) -> SdkWorker:
+        started.append(SdkWorker(tmp_path, address, **settings))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        worker.end()
 
 
 @pytest.fixture(params=["fast", "klein"])

@@ -137,24 +137,28 @@ class RawWorker:
 
 class SdkWorker:
     """
-    A process that runs `workers/outside.py`.
+    A process that runs one of `workers/`.
 
     Args:
         folder: Where its log goes.
-        address: Where the gate takes workers.
-        settings: Further arguments of `serve`.
+        address: Where the gate takes workers; or its URL, to pull.
+        script: What it runs.
+        settings: Further arguments of `serve`, or of `pull`.
     """
 
-    def __init__(self, folder: Path, address: str, **settings: str) -> None:
+    def __init__(
+        self, folder: Path, address: str, script: str = "outside", **settings: object
+    ) -> None:
         self.log_path = folder / f"worker-{time.monotonic_ns()}.log"
-        facts = json.dumps({"connect": address, "queue": "q", **settings})
+        where = "url" if address.startswith("http") else "connect"
+        facts = json.dumps({where: address, "queue": "q", **settings})
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(WORKERS / "outside.py"), facts],
+                [sys.executable, str(WORKERS / f"{script}.py"), facts],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "JOBGATE_WORKER": settings.get("name", "")},
+                env={**os.environ, "JOBGATE_WORKER": str(settings.get("name", ""))},
             )
 
     @property

@@ -26,7 +26,6 @@ from socket_worker import (
     WELCOME,
     Frame,
     RawWorker,
-    SdkWorker,
     dial,
     proxy,
 )
@@ -35,9 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from conftest import Employ
     from raw_http import Answer
-
-    Employ = Callable[..., SdkWorker]
 
 TCP = "tcp:0:interface=127.0.0.1"
 
@@ -50,20 +48,6 @@ def sha(token: str) -> str:
 def where(gate: Program, scheme: str = "tcp") -> str:
     """Where it takes workers."""
     return gate.logged(rf"workers may register at ({scheme}://\S+)")[1]
-
-
-@pytest.fixture
-def employ(tmp_path: Path) -> Iterator[Employ]:
-    """Start SDK workers; none is left."""
-    started: list[SdkWorker] = []
-
-    def start(address: str, **settings: str) -> SdkWorker:
-        started.append(SdkWorker(tmp_path, address, **settings))
-        return started[-1]
-
-    yield start
-    for worker in started:
-        worker.end()
 
 
 @pytest.fixture

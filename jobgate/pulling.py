@@ -1,0 +1,559 @@
+"""
+A worker that pulls: what `jobgate.worker.pull` does.
+
+    from jobgate.worker import pull
+
+    pull(handler, "http://gate:8080", "resize")
+
+It takes one command at a time under a lease, keeps the lease alive while the handler runs, and
+gives the reply and takes the next command in one exchange. What is done with a command,
+`jobgate.worker` knows. Like that module it runs in the worker and imports the standard library
+only; `pull` imports it when it is asked to.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from _thread import allocate_lock, start_new_thread
+from collections.abc import Mapping
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from json import loads
+from random import uniform
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from jobgate.worker import (
+    _BYTES,
+    _CHUNK,
+    _DECLINE,
+    _FAIL,
+    _REPLY,
+    Command,
+    Fail,
+    Input,
+    _answer,
+    _describe,
+    _loads,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from email.message import Message
+
+__all__ = ["Puller"]
+
+_FIRST, _FACTOR, _MOST = 0.1, 2.0, 10.0
+"""Seconds before a request is sent again, their growth, and the longest."""
+_JITTER = 0.5
+"""The random share of that, so that a restarted gate does not see all its pullers at once."""
+_WITHIN = 10.0
+"""Seconds for a connection."""
+_ANSWER = 30.0
+"""Seconds for an answer, beyond those that the gate may wait."""
+_DECLINED = 1.0
+"""Seconds for others to take what this worker has declined."""
+_PATIENCE = 60.0
+"""The most of a `Retry-After` that is believed."""
+
+
+class _Lost(Exception):
+    """No whole answer came."""
+
+
+class _Answer:
+    """What the gate said."""
+
+    def __init__(self, status: int, headers: Message, body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    @property
+    def why(self) -> str:
+        """The problem in one line."""
+        try:
+            said = loads(self.body)
+            return f"{said['title']}: {said['detail']}"
+        except (ValueError, TypeError, KeyError):
+            return f"HTTP status {self.status}"
+
+    @property
+    def later(self) -> bool:
+        """Whether the same request may be answered otherwise in a while."""
+        return self.status in (408, 429) or self.status >= 500
+
+    @property
+    def after(self) -> float:
+        """Seconds after which the gate wants to be asked again; 0 if it does not say."""
+        text = self.headers.get("Retry-After") or ""
+        return min(float(text), _PATIENCE) if text.isdecimal() else 0.0
+
+
+class _Line:
+    """
+    One kept-alive connection, used by one thread at a time.
+
+    Args:
+        url: Where the gate is.
+        token: What allows it.
+        files: Certificate, key and authorities, for `https`.
+
+    Raises:
+        ValueError: The URL is none.
+    """
+
+    def __init__(self, url: str, token: str, files: tuple[str, str, str]) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+            msg = f'url: found {url!r}, wanted "http://HOST:PORT" or "https://HOST:PORT"'
+            raise ValueError(msg)
+        if parts.scheme == "https":
+            import ssl
+
+            certfile, keyfile, cafile = files
+            context = ssl.create_default_context(cafile=cafile or None)
+            if certfile:
+                context.load_cert_chain(certfile, keyfile or None)
+            self._connection: HTTPConnection = HTTPSConnection(
+                parts.hostname, parts.port, timeout=_WITHIN, context=context
+            )
+        else:
+            self._connection = HTTPConnection(parts.hostname, parts.port, timeout=_WITHIN)
+        self._prefix = parts.path.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._busy = allocate_lock()
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = b"",  # noqa: ANN401 (bytes, or a buffer of bytes)
+        headers: Mapping[str, str] | None = None,
+        *,
+        wait: float = 0,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> _Answer | None:
+        """
+        Send one request and read all of its answer.
+
+        Args:
+            method: GET or POST.
+            path: Below the URL, with its query.
+            body: What is sent.
+            headers: What is said about it.
+            wait: Seconds for which the gate may keep the answer back.
+            wanted: Asked when it is this one's turn; None is returned if it is not any more.
+
+        Raises:
+            _Lost: There was no whole answer: whether it was carried out is not known.
+        """
+        connection = self._connection
+        with self._busy:
+            if not wanted():
+                return None
+            try:
+                # A gate closes what has been idle for long; that is known here before it matters.
+                if connection.sock is not None and _is_over(connection.sock):
+                    connection.close()
+                if connection.sock is None:
+                    connection.timeout = _WITHIN
+                    connection.connect()
+                sock: socket.socket = connection.sock
+                sock.settimeout(wait + _ANSWER)
+                connection.request(
+                    method, self._prefix + path, body, {**self._headers, **(headers or {})}
+                )
+                response = connection.getresponse()
+                return _Answer(response.status, response.headers, response.read())
+            except (OSError, HTTPException) as error:
+                connection.close()
+                why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                raise _Lost(why) from None
+            except BaseException:
+                # Half an answer must not be taken for the next one.
+                connection.close()
+                raise
+
+    def end_waiting(self) -> None:
+        """
+        Tell the gate that a waiting request need not be answered any more.
+
+        What it has sent before it hears of that is still read.
+        """
+        sock = self._connection.sock
+        if sock is not None:
+            try:
+                socket.socket.shutdown(sock, socket.SHUT_WR)
+            except OSError:
+                return
+
+    def disown(self) -> None:
+        """In a forked child: the connection belongs to the parent alone."""
+        self._busy = allocate_lock()
+        self._connection.close()
+
+
+def _is_over(sock: socket.socket) -> bool:
+    """Whether the other side has closed it (or has said what nobody asked for)."""
+    sock.settimeout(0)
+    try:
+        # Not recv of a TLS socket: what comes unasked is an end there, too.
+        socket.socket.recv(sock, 1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+class _Inputs(Mapping[str, Input]):
+    """The replies of the jobs that a job needed: each is fetched when it is asked for."""
+
+    def __init__(self, line: _Line, path: str) -> None:
+        self._line = line
+        self._path = f"{path}/inputs"
+        self._names: list[str] | None = None
+        self._found: dict[str, Input] = {}
+
+    def __getitem__(self, name: str) -> Input:
+        if name not in self._known():
+            raise KeyError(name)
+        if name not in self._found:
+            answer = self._get(f"{self._path}/{quote(name, safe='')}")
+            kind = answer.headers.get("Content-Type") or _BYTES
+            self._found[name] = Input(answer.body, kind)
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known())
+
+    def __len__(self) -> int:
+        return len(self._known())
+
+    def _known(self) -> list[str]:
+        if self._names is None:
+            self._names = list(loads(self._get(self._path).body)["inputs"])
+        return self._names
+
+    def _get(self, path: str) -> _Answer:
+        try:
+            answer = self._line.ask("GET", path)
+        except _Lost as lost:
+            title = "an input could not be fetched"
+            raise Fail(title, str(lost)) from None
+        if answer is None or answer.status != 200:
+            title = "an input could not be fetched"
+            raise Fail(title, answer.why if answer else None)
+        return answer
+
+
+class _Desk:
+    """What the gate's end is to a handler: notes what it says, to be sent when it has ended."""
+
+    def __init__(self) -> None:
+        self.current: Command | None = None
+        self.batch: list[Command] = []
+        self.word = 0
+        self.meta = b""
+        self.body: Any = b""
+        self.grows = False
+        self._parts: list[bytes] = []
+
+    def glance(self) -> None:
+        """The thread that extends the lease hears of a cancellation."""
+
+    def tell(self, kind: int, number: int, meta: bytes = b"") -> None:
+        """Progress: the gate takes none of it from pullers."""
+
+    def send(self, kind: int, _number: int, meta: bytes = b"", body: Any = b"") -> None:  # noqa: ANN401
+        """Take a part, or the last word."""
+        self.meta = self.meta or meta
+        if kind == _CHUNK:
+            self._parts.append(bytes(body))
+            return
+        self.word = kind
+        if kind == _REPLY:
+            self.grows = b'"jobs"' in meta and "jobs" in _loads(meta)
+        else:
+            self.meta = meta
+        self.body = b"".join([*self._parts, body]) if self._parts else body
+
+
+class _Pulled(Command):
+    """
+    A command with the lease that it is under.
+
+    Attributes:
+        lease: The header that says so.
+        path: Its address.
+        held: Since when the lease runs, at the latest.
+    """
+
+    __slots__ = ("_inputs", "held", "lease", "path")
+
+    def __init__(self, desk: _Desk, line: _Line, queue: str, answer: _Answer) -> None:
+        self.held = monotonic()
+        super().__init__(desk, 0, b"", answer.body, self.held)  # type: ignore[arg-type]
+        said = answer.headers
+        self.id = said["Jobgate-Id"]
+        self.queue = queue
+        self.content_type = said.get("Content-Type") or _BYTES
+        self.attempt = int(said["Jobgate-Attempt"])
+        names = "traceparent", "jobgate-key"
+        self.headers = {name: said[name] for name in names if name in said}
+        self._deadline = float("inf")
+        self.lease = {"Jobgate-Lease": said["Jobgate-Lease"]}
+        self.path = f"/jobs/{quote(self.id, safe='')}"
+        self._inputs = _Inputs(line, self.path)
+
+    @property
+    def inputs(self) -> Mapping[str, Input]:  # type: ignore[override]
+        """The replies of the jobs that this one needed, by name; fetched when asked for."""
+        return self._inputs
+
+
+def _request(desk: _Desk) -> tuple[str, Any, dict[str, str]]:
+    """What is to be said of a command: the last part of the address, a body and headers."""
+    if desk.word == _DECLINE:
+        return "decline", b"", {}
+    if desk.grows:
+        fail = Fail("a worker that pulls cannot make its graph grow", retry=False)
+        return "fail", _describe(fail), {"Content-Type": "application/json"}
+    if desk.word == _FAIL:
+        return "fail", desk.meta, {"Content-Type": "application/json"}
+    facts = _loads(desk.meta)
+    headers = {"Content-Type": facts["content_type"]}
+    if "status" in facts:
+        headers["Jobgate-Status"] = str(facts["status"])
+    return "reply", desk.body, headers
+
+
+def _plain(seconds: float) -> str:
+    """A number as a query has it: without an exponent."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".")
+
+
+class Puller:
+    """
+    A worker that pulls.
+
+    Args:
+        url: Where the gate is.
+        queue: The queue to work for.
+        token: What allows it.
+        lease: Seconds for which a command belongs to this worker unless it says more.
+        wait: Seconds for which one request waits for a command.
+        files: Certificate, key and authorities, for `https`.
+
+    Raises:
+        ValueError: `url`, `lease` or `wait` make no sense.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        queue: str,
+        token: str,
+        lease: float,
+        wait: float,
+        files: tuple[str, str, str],
+    ) -> None:
+        if not (lease > 0 and wait >= 0):
+            msg = f"found lease={lease!r}, wait={wait!r}, wanted seconds above 0, and from 0"
+            raise ValueError(msg)
+        self._line = _Line(url, token, files)
+        self._url, self._queue = url, queue
+        self._lease, self._wait = lease, wait
+        self._terms = f"lease={_plain(lease)}&wait={_plain(wait)}"
+        self._current: _Pulled | None = None
+        self._asking = False
+        self._leaving = False
+        self._known = self._well = False
+        self._ended = False
+        self._pause = allocate_lock()
+        self._pause.acquire()
+        self._backing_off = _FIRST
+        self._last_said = ""
+
+    def serve(self, handler: Callable[[Command], object]) -> None:
+        """
+        Run commands until this process is told to end.
+
+        Raises:
+            SystemExit: The gate has refused this worker before it had ever let it in (1).
+        """
+        self._take_signals()
+        os.register_at_fork(after_in_child=self._line.disown)
+        start_new_thread(self._hold, ())
+        command = None
+        try:
+            while command is not None or not self._leaving:
+                command = self._pull() if command is None else self._run(handler, command)
+        finally:
+            self._ended = True
+
+    # --- one exchange after the other
+
+    def _pull(self) -> _Pulled | None:
+        """The next command; None if none came, or the gate could not be asked."""
+        began = monotonic()
+        # The first answer is to come at once: it says whether all is well.
+        terms = self._terms if self._well else f"lease={_plain(self._lease)}&wait=0"
+        try:
+            path = f"/pull/{quote(self._queue, safe='')}?{terms}"
+            answer = self._ask(path, b"", None, waiting=True)
+        except _Lost as lost:
+            if not self._leaving:
+                self._try_later(f"{lost}; trying again")
+            return None
+        if answer.status >= 400 and not (answer.later or self._known):
+            sys.exit(f"jobgate.worker: {self._url} refused this worker: {answer.why}")
+        if answer.status not in (200, 204):
+            self._try_later(f"{answer.why}; trying again", answer.after)
+            return None
+        asked_well, self._known, self._well = self._well, True, True
+        if not asked_well:
+            self._say(f"pulling from {self._queue} at {self._url}")
+        if answer.status == 200:
+            return self._taken(answer)
+        if asked_well and monotonic() - began < max(min(self._wait, 1.0), 0.001):
+            self._rest(0)  # a gate that stops lets nobody wait
+        elif asked_well:
+            self._backing_off = _FIRST
+        return None
+
+    def _run(self, handler: Callable[[Command], object], command: _Pulled) -> _Pulled | None:
+        """Run a command, tell what became of it; returns the next one, if that came at once."""
+        desk: Any = command._link  # noqa: SLF001 - family
+        self._current = desk.current = command
+        try:
+            _answer(desk, handler, command)
+            return self._tell(command, *_request(desk))
+        finally:
+            self._current = desk.current = None
+
+    def _tell(
+        self,
+        command: _Pulled,
+        way: str,
+        body: Any,  # noqa: ANN401 (bytes, or a buffer of bytes)
+        headers: dict[str, str],
+    ) -> _Pulled | None:
+        """Say what became of a command until the gate has taken note of it."""
+        given_up = monotonic() + self._lease
+        repeated = False
+        while not (self._leaving and repeated and monotonic() > given_up):
+            path = f"{command.path}/{way}"
+            crossing = way == "reply" and not self._leaving
+            if crossing:
+                path += f"?next={quote(self._queue, safe='')}&{self._terms}"
+            headers |= command.lease
+            try:
+                answer = self._ask(path, body, headers, waiting=crossing)
+            except _Lost as lost:
+                if not self._leaving:
+                    self._try_later(f"{lost}; trying again")
+                elif repeated:
+                    self._rest(0)
+                repeated = True
+                continue
+            if answer.status < 300:
+                self._backing_off = _FIRST
+                if way == "decline":
+                    self._pause.acquire(timeout=_DECLINED)
+                return self._taken(answer) if crossing and answer.status == 200 else None
+            if answer.later:
+                self._try_later(f"{answer.why}; trying again", answer.after)
+                repeated = True
+            elif answer.status == 413 and way == "reply":
+                way, headers = "fail", {}
+                body = _describe(Fail("the reply is larger than the gate takes", retry=False))
+            else:
+                if not (repeated and answer.status == 409):  # else it may have had this very reply
+                    self._say(f"{command.id}, attempt {command.attempt}: dropped: {answer.why}")
+                return None
+        return None
+
+    def _ask(self, path: str, body: Any, headers: Any, *, waiting: bool) -> _Answer:  # noqa: ANN401
+        """Send a request; SIGTERM ends it early if it only waits for a command."""
+        self._asking = waiting
+        try:
+            answer = self._line.ask("POST", path, body, headers, wait=waiting * self._wait)
+        finally:
+            self._asking = False
+        assert answer is not None, "it is wanted"
+        return answer
+
+    def _taken(self, answer: _Answer) -> _Pulled:
+        self._backing_off = _FIRST
+        return _Pulled(_Desk(), self._line, self._queue, answer)
+
+    def _hold(self) -> None:
+        """Extend leases for as long as their commands are run: the helper thread."""
+        path = f"extend?lease={_plain(self._lease)}"
+        while not self._ended:
+            sleep(self._lease / 12)
+            command = self._current
+            if command is None or monotonic() - command.held < self._lease / 4:
+                continue
+            self._extend(command, f"{command.path}/{path}")
+
+    def _extend(self, command: _Pulled, path: str) -> None:
+        """Extend the lease of a command that is still run."""
+        begun = monotonic()
+        try:
+            answer = self._line.ask(
+                "POST", path, b"", command.lease, wanted=lambda: self._current is command
+            )
+        except _Lost:
+            return  # the next look at it is soon
+        if answer is None:
+            return
+        if answer.status in (404, 409):
+            # Its caller has left, it was cancelled, or another has it by now.
+            command._cancelled = True  # noqa: SLF001 - family
+            command.held = float("inf")
+        elif answer.status < 300:
+            command.held = begun
+
+    # --- patience
+
+    def _try_later(self, why: str, after: float = 0.0) -> None:
+        """Something is wrong for the moment."""
+        self._well = False
+        self._say(f"{self._url}: {why}")
+        self._rest(after)
+
+    def _rest(self, after: float) -> None:
+        """Wait before the next request, longer each time; a signal ends it."""
+        least = after or self._backing_off * (1 - _JITTER)
+        pause = max(after, self._backing_off) * uniform(0, _JITTER) + least  # noqa: S311
+        self._backing_off = min(_MOST, self._backing_off * _FACTOR)
+        self._pause.acquire(timeout=pause)
+
+    def _take_signals(self) -> None:
+        """SIGTERM and Ctrl-C let the command under way end first; a second one does not."""
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._told_to_end)
+        except ValueError:
+            return  # not the main thread: signals are its business
+
+    def _told_to_end(self, _number: int, _frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._leaving = True
+        self._pause.release()
+        if self._asking:
+            self._line.end_waiting()
+
+    def _say(self, text: str) -> None:
+        """Tell what has changed, on stderr."""
+        if text != self._last_said:
+            self._last_said = text
+            sys.stderr.write(f"jobgate.worker: {text}\n")
+            sys.stderr.flush()
