@@ -1,9 +1,15 @@
-"""Answers with the SHA-256 of the body, after a moment that the body's length decides."""
+"""
+Answers with the SHA-256 of the body, after a moment that the body's length decides.
 
+A child; with arguments for `pull` as JSON it pulls.
+"""
+
+import json
+import sys
 import time
 from hashlib import sha256
 
-from jobgate.worker import Command, serve
+from jobgate.worker import Command, pull, serve
 
 
 def digest(command: Command) -> str:
@@ -12,4 +18,7 @@ def digest(command: Command) -> str:
     return sha256(command.body).hexdigest()
 
 
-serve(digest)
+if len(sys.argv) > 1:
+    pull(digest, **json.loads(sys.argv[1]))
+else:
+    serve(digest)
