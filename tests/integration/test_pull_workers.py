@@ -5,6 +5,7 @@ Workers that pull over HTTP, with the SDK: callers must not be able to tell.
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
 import socket
 import time
@@ -123,6 +124,21 @@ def test_a_reply_that_is_too_large(gate: Program, employ: Employ) -> None:
     assert "larger than the gate takes" in failed.json["title"]
     assert ended(gate, push(gate, b"large 100000"))["state"] == "failed"
     assert gate.call("q", b"hello").body == b"hello"
+
+
+def test_inputs_are_fetched_when_they_are_asked_for(gate: Program, employ: Employ) -> None:
+    """What a job of a graph needed is there by name."""
+    employ(gate.url)
+    jobs = {
+        "left": {"queue": "q", "body": "l"},
+        "right/ä": {"queue": "q", "body": "r"},
+        "both": {"queue": "q", "body_base64": "aW5wdXRz", "needs": ["left", "right/ä"]},
+    }
+    headers = {"Content-Type": "application/json", "Prefer": "wait=20"}
+    answer = gate.post("/graphs", json.dumps({"jobs": jobs}).encode(), headers)
+    assert answer.status == 200, answer
+    reply = answer.json["jobs"]["both"]["reply"]
+    assert reply == {"left": '"l"', "right/ä": '"r"'}, reply
 
 
 # --- leases
