@@ -24,7 +24,6 @@ from jobgate.web.jobs import JobRequests, run
 from jobgate.web.metrics import Metrics
 from jobgate.web.openapi import document
 from jobgate.web.problems import page, problem
-from jobgate.web.pulls import Pulls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from jobgate.web.calls import Calls
     from jobgate.web.exchange import Exchange
     from jobgate.web.klein_channel import KleinRequest
+    from jobgate.web.pulls import Pulls
     from jobgate.web.pushes import Pushes
 
 __all__ = ["HTTPHandler"]
@@ -69,6 +69,7 @@ class HTTPHandler:
         gate: What they are about.
         calls: The call route's body.
         pushes: The push route's body.
+        pulls: What pullers ask for and say.
         access: Who may do what.
     """
 
@@ -77,12 +78,14 @@ class HTTPHandler:
     app.url_map.merge_slashes = False
     _log = Logger()
 
-    def __init__(self, gate: Gate, calls: Calls, pushes: Pushes, access: Access) -> None:
+    def __init__(
+        self, gate: Gate, calls: Calls, pushes: Pushes, pulls: Pulls, access: Access
+    ) -> None:
         self._gate = gate
         self._calls = calls
         self._pushes = pushes
         self._jobs = JobRequests(gate, access)
-        self._pulls = Pulls(gate, access)
+        self._pulls = pulls
         self._graphs = GraphRequests(gate, access)
         self._access = access
         self._metrics = Metrics(gate)
@@ -111,7 +114,7 @@ class HTTPHandler:
     @_route
     def pull(self, exchange: Exchange, queue: str) -> _Answer:
         """The next command of a queue, once there is one: `?wait=&lease=&max=&min=&each=line`."""
-        return run(self._pulls.pull(exchange, queue))
+        return self._pulls.pull(exchange, queue)
 
     @app.route("/jobs/<name>/reply", methods=["POST"])
     @_route

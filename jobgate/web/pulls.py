@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from jobgate import errors
 from jobgate.jobs.job import Reply
@@ -24,10 +24,13 @@ from jobgate.web.pushes import key_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from twisted.python.failure import Failure
+
     from jobgate.command import Command
     from jobgate.gate import Gate
+    from jobgate.gate.road import Road
     from jobgate.jobs.job import Taken
-    from jobgate.jobs.journal import Leased
+    from jobgate.jobs.journal import Key, Leased
     from jobgate.web.access import Access
     from jobgate.web.exchange import Exchange
 
@@ -101,13 +104,13 @@ class Pulls:
         self._gate = gate
         self._access = access
 
-    async def pull(self, exchange: Exchange, queue: str) -> Response:
+    def pull(self, exchange: Exchange, queue: str) -> Deferred[Response]:
         """Commands of a queue, once there are any."""
         if exchange.head.method == b"HEAD":
             raise errors.MethodNotAllowed("GET, POST")
         self._access.need(exchange, f"pull:{queue}")
         terms = self._terms(read.query(exchange.head.target, PULL_QUERY))
-        return await self._pull(exchange, queue, terms)
+        return self._pull(exchange, queue, terms)
 
     async def reply(self, exchange: Exchange, name: str) -> Response:
         """A command's result; with `?next=` the answer carries the next command."""
@@ -166,16 +169,30 @@ class Pulls:
 
     # --- inside
 
-    async def _pull(self, exchange: Exchange, queue: str, terms: _Terms) -> Response:
+    def _pull(self, exchange: Exchange, queue: str, terms: _Terms) -> Deferred[Response]:
         road = self._gate.queue(queue)
         key = key_of(exchange)
-        if key is not None and terms.lease:
-            again = await self._gate.jobs.journal.leased_by_key(key)
+        if key is None or not terms.lease:
+            return self._take(exchange, road, terms, key)
+
+        def known(again: tuple[Leased, list[Taken]] | None) -> Response | Deferred[Response]:
             if again is not None:
                 return self._leased_again(*again, terms)
+            return self._take(exchange, road, terms, key)
+
+        asked = self._gate.jobs.journal.leased_by_key(key)
+        answer: Deferred[Response] = asked.addCallback(known)
+        return answer
+
+    def _take(
+        self, exchange: Exchange, road: Road, terms: _Terms, key: Key | None
+    ) -> Deferred[Response]:
+        jobs = self._gate.jobs
+        if self._gate.draining:
+            return succeed(Response(204, ""))
         got: Deferred[list[Command]] = Deferred()
         pull = Pull(
-            self._gate.jobs.backlogs[queue],
+            jobs.backlogs[road.config.name],
             self._gate.reactor,
             most=terms.most,
             least=terms.least,
@@ -183,27 +200,40 @@ class Pulls:
             done=got.callback,
             over=self._gate.leases.over,
         )
-        self._gate.jobs.waiting.add(pull)
-        exchange.on_lost = pull.leave
-        try:
-            if self._gate.draining:
-                return Response(204, "")
-            pull.start(terms.wait)
-            commands = await got
-        except CancelledError:
+
+        def left() -> None:
+            jobs.waiting.discard(pull)
             pull.leave()
-            raise
-        finally:
-            self._gate.jobs.waiting.discard(pull)
+
+        jobs.waiting.add(pull)
+        exchange.on_lost = left
+        pull.start(terms.wait)
+        answer: Deferred[Response] = got.addCallback(
+            self._hand_over, exchange, road, terms, key, pull
+        )
+        return answer
+
+    def _hand_over(
+        self,
+        commands: list[Command],
+        exchange: Exchange,
+        road: Road,
+        terms: _Terms,
+        key: Key | None,
+        pull: Pull,
+    ) -> Response | Deferred[Response]:
+        """Give the puller what it got, or, if it is gone, give it back."""
+        leases = self._gate.leases
+        self._gate.jobs.waiting.discard(pull)
         if not commands:
             return Response(204, "", fields="Cache-Control: no-store\r\n")
         if not exchange.connection.alive():
             pull.leave()
             return Response(204, "")
+        response = _carrying(commands, lines=terms.lines)
         if not terms.lease:
-            response = _carrying(commands, lines=terms.lines)
             exchange.on_lost = pull.leave
-            response.on_sent = lambda: self._gate.leases.hand_over(road, commands)
+            response.on_sent = lambda: leases.hand_over(road, commands)
             return response
         lease = LeaseTerms(
             self._gate.new_id(),
@@ -211,16 +241,16 @@ class Pulls:
             exchange.token.name if exchange.token is not None else "",
             key,
         )
+        response.fields += f"Jobgate-Lease: {lease.id}\r\n"
         # What is being stored is not taken back by a puller that leaves now: its lease lapses.
         exchange.on_lost = None
-        try:
-            await self._gate.leases.lend(road, commands, lease)
-        except errors.StoreUnavailable:
-            pull.leave()
-            raise
-        response = _carrying(commands, lines=terms.lines)
-        response.fields += f"Jobgate-Lease: {lease.id}\r\n"
-        return response
+
+        def not_lent(failure: Failure) -> Failure:
+            if failure.check(errors.StoreUnavailable):
+                pull.leave()
+            return failure
+
+        return leases.lend(road, commands, lease).addCallbacks(lambda _: response, not_lent)
 
     def _leased_again(self, leased: Leased, jobs: list[Taken], terms: _Terms) -> Response:
         response = _carrying(jobs, lines=terms.lines)

@@ -27,19 +27,17 @@ from jobgate.web.job_views import told
 from jobgate.web.klein_channel import klein_site, serve_by_klein
 from jobgate.web.outbox import Ledger
 from jobgate.web.problems import problem
+from jobgate.web.pulls import Pulls
 from jobgate.web.pushes import Pushes
+from jobgate.web.short_way import ShortWay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from twisted.internet.interfaces import IAddress
     from twisted.python.failure import Failure
 
     from jobgate.config import GateConfig
     from jobgate.gate import Gate
-    from jobgate.web.exchange import Exchange, Head, Response
-
-    Handle = Callable[[Exchange, str, Callable[[Response], None]], None]
+    from jobgate.web.exchange import Exchange, Head
 
 __all__ = ["HTTPServer"]
 
@@ -91,14 +89,12 @@ class HTTPServer(Factory):
         self.access = Access(config)
         pushes = Pushes(self._gate, self.access)
         calls = Calls(self._gate, self.access, pushes)
-        handler = HTTPHandler(self._gate, calls, pushes, self.access)
+        pulls = Pulls(self._gate, self.access)
+        handler = HTTPHandler(self._gate, calls, pushes, pulls, self.access)
         self._site = klein_site(handler.app.resource())
-        fast = config.gate.front == "fast"
-        self._hot: dict[bytes, tuple[Handle, str]] = {}
-        for name in config.queues if fast else ():
-            self._hot[f"/call/{name}".encode()] = calls.call, name
-            for query in ("", "?each=line"):
-                self._hot[f"/push/{name}{query}".encode()] = pushes.push, name
+        self._short: ShortWay | None = None
+        if config.gate.front == "fast":
+            self._short = ShortWay(calls, pushes, pulls, config.queues)
         self.heads.clear()
 
     # --- listening
@@ -180,10 +176,9 @@ class HTTPServer(Factory):
 
     def serve(self, exchange: Exchange) -> None:
         """Send a request its way: the short one if it is hot and plain, else Klein's."""
-        head = exchange.head
-        if head.method == b"POST" and (hot := self._hot.get(head.target)) is not None:
-            handle, queue = hot
-            handle(exchange, queue, exchange.answer)
+        if self._short is not None and (hot := self._short.find(exchange.head)) is not None:
+            handle, name = hot
+            handle(exchange, name, exchange.answer)
             return
         try:
             serve_by_klein(exchange, self._site)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 JSON, PROBLEM, OCTETS = "application/json", "application/problem+json", "application/octet-stream"
-_TOLD = re.compile(rb'"id":"[^"]*"')
+_TOLD = re.compile(rb'"(id|first|last)":"[^"]*"')
 _NUMBERS = re.compile(rb"\d+(\.\d+)?")
 
 
@@ -42,6 +42,8 @@ def both(start_shared_gate: Callable[..., Program]) -> list[Program]:
             "full": {"command": sdk("actor"), "workers": 1, "size": 0},
             "Odd.name_-9": {"command": sdk("echo"), "workers": 1},
             "nobody": {"queue_timeout": 0.2},
+            "kept": {},
+            "empty": {},
             "brief": {"command": sdk("actor"), "workers": 1, "timeout": 0.3, "kill_timeout": 0.3},
         },
     }
@@ -233,6 +235,40 @@ CASES = {
     "a queue": Case(get("/queues/nobody"), 200),
     "no such queue's state": Case(get("/queues/nothing"), 404, "unknown-queue"),
     "an upgrade": Case(post("/call/q", b"x", Connection="Upgrade", Upgrade="h2c"), 200, b"x"),
+    "a push": Case(post("/push/kept", b"x"), 202, None, {"Content-Type": JSON}),
+    "a push with a query": Case(post("/push/kept?each=line", b"a\nb\n"), 202),
+    "a push to a queue that is made": Case(post("/push/made", b"x"), 202),
+    "a push that asks for too much": Case(post("/push/kept?each=word"), 400, "bad-request"),
+    "a push, percent-encoded": Case(post("/push/%6bept", b"x"), 202),
+    "GET of a push": Case(get("/push/kept"), 405, "method-not-allowed", {"Allow": "POST"}),
+    "a push to a bad name": Case(post("/push/a~b", b"x"), 404, "unknown-queue"),
+    "a pull of nothing": Case(
+        get("/pull/empty?wait=0"), 204, b"", {"Cache-Control": "no-store", "Content-Length": None}
+    ),
+    "a pull by POST": Case(post("/pull/empty?wait=0"), 204, b""),
+    "a pull of nothing, under a lease": Case(get("/pull/empty?wait=0&lease=5"), 204, b""),
+    "a pull, percent-encoded": Case(get("/pull/empt%79?wait=0"), 204, b""),
+    "a pull that waits": Case(get("/pull/empty?wait=0.1"), 204, b""),
+    "a pull of a bad name": Case(get("/pull/a~b?wait=0"), 404, "unknown-queue"),
+    "a pull of a long name": Case(get(f"/pull/{'a' * 65}?wait=0"), 404, "unknown-queue"),
+    "a pull of no name": Case(get("/pull/"), 404, "not-found"),
+    "a pull with a longer path": Case(get("/pull/empty/more"), 404, "not-found"),
+    "a pull, wait": Case(get("/pull/empty?wait=x"), 400, "bad-request"),
+    "a pull, twice": Case(get("/pull/empty?wait=0&wait=0"), 400, "bad-request"),
+    "a pull, unknown": Case(get("/pull/empty?wait=0&what=1"), 400, "bad-request"),
+    "a pull, many without lines": Case(get("/pull/empty?max=2"), 400, "bad-request"),
+    "a pull, an odd query": Case(get("/pull/empty?wait=0?lease=1"), 400, "bad-request"),
+    "a pull, a foreign host": Case(
+        get("/pull/empty?wait=0", Host="evil.example"), 403, "forbidden"
+    ),
+    "HEAD of a pull": Case(get("/pull/empty", "HEAD"), 405, None, {"Allow": "GET, POST"}),
+    "PUT of a pull": Case(request_bytes("PUT", "/pull/empty", b"x"), 405, "method-not-allowed"),
+    "a reply to nothing": Case(post("/jobs/none/reply", b"x"), 404, "unknown-job"),
+    "a reply, an odd id": Case(post("/jobs/a~b/reply", b"x"), 404, "unknown-job"),
+    "GET of a reply": Case(get("/jobs/none/reply"), 405, "method-not-allowed", {"Allow": "POST"}),
+    "a reply with a query": Case(post("/jobs/none/reply?what=1", b"x"), 400, "bad-request"),
+    "an ack of nothing": Case(post("/leases/none/ack"), 409, "stale-attempt"),
+    "GET of an ack": Case(get("/leases/none/ack"), 405, "method-not-allowed", {"Allow": "POST"}),
     "no expectation of ours": Case(post("/call/q", b"x", Expect="x"), 400, "bad-request"),
 }
 for wrong in ("0", "-1", "abc", "nan", "inf", "1e400", "", "1 2", "0x1", "1_0", "1e1"):
@@ -271,7 +307,7 @@ for wrong in ("", "x" * 257, "ü", "a\tb"):
 
 def likeness(answer: Answer) -> tuple[object, ...]:
     """An answer without what may differ: date, ids, timings."""
-    varies = {"date", "jobgate-id", "server-timing"}
+    varies = {"date", "jobgate-id", "jobgate-ids", "jobgate-lease", "location", "server-timing"}
     fields = sorted(
         (name.lower(), value) for name, value in answer.fields if name.lower() not in varies
     )
@@ -331,6 +367,33 @@ def test_the_same_in_one_go(both: list[Program]) -> None:
             caller.send(b"".join(requests))
             found.append([likeness(caller.answer(r.partition(b" ")[0].decode())) for r in requests])
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("lease", ["", "&lease=60"])
+def test_pulled_alike(both: list[Program], lease: str) -> None:
+    """One, and several as lines, and what becomes of them under a lease."""
+    found = []
+    for gate in both:
+        said = []
+        with gate.connect() as caller:
+            for path, body in (
+                ("/push/pulled", b"one"),
+                (f"/pull/pulled?wait=5{lease}", b""),
+                ("/push/pulled?each=line", b"a\nb\n"),
+                (f"/pull/pulled?wait=5&max=9&min=2&each=line{lease}", b""),
+            ):
+                answer = caller.request("POST", path, body)
+                said.append(likeness(answer))
+                if "Jobgate-Lease" not in answer:
+                    continue
+                name, held = answer.get("Jobgate-Id"), {"Jobgate-Lease": answer["Jobgate-Lease"]}
+                done = f"/jobs/{name}/reply" if name else f"/leases/{answer['Jobgate-Lease']}/ack"
+                said += [likeness(caller.request("POST", done, b"r", held)) for _ in range(2)]
+        found.append(said)
+    assert found[0] == found[1]
+    bodies = [body for *_, body in found[0]]
+    assert bodies[1] == b"one"
+    assert b"a\nb\n" in bodies
 
 
 def test_what_the_worker_is_given(both: list[Program]) -> None:
