@@ -61,11 +61,11 @@ class ConstantProtocol(Protocol):
         self.socket.write(ANSWER)  # type: ignore[no-untyped-call]
 
 
-def main() -> None:
+def serve(protocol: type[Protocol]) -> None:
     """
     Serve on a free port of the loopback interface until killed.
     """
-    factory = ServerFactory.forProtocol(ConstantProtocol)
+    factory = ServerFactory.forProtocol(protocol)
     port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[arg-type]
     number = port.getHost().port  # type: ignore[attr-defined]
     sys.stdout.write(f"listening on http://127.0.0.1:{number}\n")
@@ -74,4 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(ConstantProtocol)

@@ -84,31 +84,36 @@ def started(child: Child, path: str) -> Running:
     return Running(child, f"http://127.0.0.1:{port}{path}", ready_after)
 
 
-def script(name: str) -> Starter:
+def script(name: str, *arguments: str) -> Starter:
     """
     Return the starter of a baseline: a script here that prints where it listens.
     """
 
     def start(folder: Path) -> Running:
-        return started(Child.start([sys.executable, str(HERE / name)], ENV, folder), "/constant")
+        argv = [sys.executable, str(HERE / name), *arguments]
+        return started(Child.start(argv, ENV, folder), "/constant")
 
     return start
 
 
-def gate(worker: str, **settings: object) -> Starter:
+def gate(worker: str, *arguments: str, store: str = "", **settings: object) -> Starter:
     """
     Return the starter of a jobgate with one queue, ``bench``, and one of the workers here.
 
+    A folder that is there already is used again, with what an earlier gate has left in it.
+
     Args:
         worker: The file in ``workers/``.
+        *arguments: Of the worker.
+        store: The key ``store``; empty: jobgate's own default, a file in the folder.
         **settings: Keys of the queue; whatever is not given is jobgate's own default.
     """
 
     def start(folder: Path) -> Running:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         config = folder / "jobgate.toml"
-        command = [sys.executable, str(HERE / "workers" / worker)]
-        config.write_text(config_text({"command": command, "env": ENV, **settings}))
+        command = [sys.executable, str(HERE / "workers" / worker), *arguments]
+        config.write_text(config_text({"command": command, "env": ENV, **settings}, store=store))
         argv = [twistd(), "--pidfile=", "-n", "jobgate", "--config", str(config)]
         return started(Child.start(argv, ENV, folder), "/call/bench")
 
@@ -142,13 +147,15 @@ def outside_gate(workers: int, **settings: object) -> Starter:
     return start
 
 
-def config_text(settings: Mapping[str, object], worker_listen: str = "") -> str:
+def config_text(settings: Mapping[str, object], worker_listen: str = "", store: str = "") -> str:
     """
-    Write the configuration: a free port, one queue, perhaps a port for workers.
+    Write the configuration: a free port, one queue, perhaps a port for workers or a store.
     """
     lines = ["[gate]", 'listen = ["tcp:0:interface=127.0.0.1"]']
     if worker_listen:
         lines.append(f"worker_listen = [{toml(worker_listen)}]")
+    if store:
+        lines.append(f"store = {toml(store)}")
     lines += ["", "[queues.bench]"]
     return "\n".join([*lines, *(f"{key} = {toml(value)}" for key, value in settings.items()), ""])
 

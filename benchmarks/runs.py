@@ -1,0 +1,153 @@
+"""
+What the benchmarks of jobs and of pulling have in common: rows that measure themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from checks import Bar, Check
+from measure import Sample, spread_of
+from processes import BenchmarkError, end_on_signals
+from report import Result, document, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+__all__ = ["Row", "figure", "interleave", "main", "ratio", "say"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    One line of the table.
+
+    Attributes:
+        name: What it is called, in the table and for ``--only``.
+        about: What it is, in words.
+        measure: Takes one measurement, for about so many seconds.
+    """
+
+    name: str
+    about: str
+    measure: Callable[[float], Sample]
+
+
+def say(text: str) -> None:
+    """
+    Tell how far the run has come; the table alone goes to stdout.
+    """
+    sys.stderr.write(f"{text}\n")
+
+
+def interleave(rows: Sequence[Row], result: Result, only: Sequence[str]) -> None:
+    """
+    Measure the rows that are asked for: A B C, C B A, A B C ...
+    """
+    chosen = [row for row in rows if any(fnmatch(row.name, each) for each in only)]
+    for row in chosen:
+        row.measure(1.0)  # warm up
+        result.about[row.name] = row.about
+        result.samples[row.name] = []
+    for number in range(result.rounds):
+        for row in chosen if number % 2 == 0 else reversed(chosen):
+            sample = row.measure(result.seconds)
+            result.samples[row.name].append(sample)
+            say(
+                f"round {number + 1}/{result.rounds}  {row.name:16}"
+                f"{sample.rate:10,.0f}/s {sample.cpu:10,.1f} us CPU"
+            )
+
+
+def ratio(
+    result: Result, name: str, row: str, baseline: str, bar: Bar, enough: float = 0
+) -> Iterable[Check]:
+    """
+    Judge the rate of a row by that of another, round by round, if both were measured.
+
+    Args:
+        result: What was measured.
+        name: What is claimed.
+        row: The row in question.
+        baseline: The row it is divided by.
+        bar: What is asked for.
+        enough: A rate that is enough by itself; 0 for none.
+    """
+    if not (result.samples.get(row) and result.samples.get(baseline)):
+        return
+    pairs = zip(result.samples[row], result.samples[baseline], strict=True)
+    rate = spread_of([sample.rate for sample in result.samples[row]]).median
+    yield Check(
+        name,
+        "x",
+        spread_of([one.rate / other.rate for one, other in pairs]),
+        bar,
+        other=f"{enough:,.0f}/s is enough too: {rate:,.0f}/s" if enough else "",
+        passed_otherwise=bool(enough) and rate >= enough,
+    )
+
+
+def figure(
+    result: Result, name: str, row: str, unit: str, number: Callable[[Sample], float], bar: Bar
+) -> Iterable[Check]:
+    """
+    Judge a number of a row, if it was measured.
+    """
+    samples = result.samples.get(row)
+    if samples:
+        yield Check(name, unit, spread_of([number(sample) for sample in samples]), bar)
+
+
+def main(
+    about: str,
+    run: Callable[[Result, Sequence[str], Path], None],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """
+    Run a benchmark from the command line.
+
+    Args:
+        about: What it does, in a sentence.
+        run: Measures everything whose name matches one of the patterns, in a folder.
+        arguments: The command line, if not the process's own.
+
+    Returns:
+        The exit status: 0 if every claim holds, 1 if one is below its floor, 2 if the run
+        itself failed.
+    """
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds (5)")
+    parser.add_argument("--seconds", type=float, default=4, help="of each measurement (4)")
+    parser.add_argument(
+        "--only", nargs="+", default=["*"], metavar="NAME", help="rows; shell patterns will do"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    parser.add_argument("--quick", action="store_true", help="one round of a second: a smoke test")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.rounds, options.seconds = 1, 1
+    end_on_signals()
+    result = Result(options.rounds, options.seconds)
+    try:
+        with tempfile.TemporaryDirectory(prefix="jobgate-benchmark-") as folder:
+            run(result, options.only, Path(folder))
+    except BenchmarkError as error:
+        say(f"failed: {error}")
+        return 2
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    if not result.samples and not result.checks:
+        say(f"failed: nothing is called {' or '.join(options.only)}")
+        return 2
+    sys.stdout.write(f"{table(result)}\n")
+    if options.json:
+        options.json.write_text(json.dumps(document(result), indent=1) + "\n")
+    return 0 if result.passed else 1
