@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jobgate.command import Input
     from jobgate.config import GateSettings, QueueConfig
     from jobgate.jobs.graph import MakeJob, Node
-    from jobgate.jobs.job import Change, Job, Taken
+    from jobgate.jobs.job import Change, Job, State, Taken
     from jobgate.jobs.jobs import Jobs
     from jobgate.jobs.journal import Graph, Key, Stored
 
@@ -73,21 +73,32 @@ class Submitted(NamedTuple):
 
 
 class _AllEnded(Ended):
-    """
-    A Watcher of a graph that waits for the end of the last of its jobs.
+    """A Watcher of a graph that waits for the end of the last of its jobs."""
 
-    Args:
-        left: How many have not ended.
-    """
-
-    def __init__(self, left: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._left = left
+        self._left: set[str] = set()
+        self._told: dict[str, State] | None = {}
+
+    def knows(self, graph: Graph) -> None:
+        """This is how it was, while it was watched: what has been told since then is newer."""
+        told = self._told or {}
+        self._told = None
+        states = {job.id: job.state for job in graph.jobs.values()} | told
+        self._left = {name for name, state in states.items() if state < TERMINAL}
+        self._end_if_over()
 
     def changed(self, change: Change) -> None:
         """One of its jobs is new, has ended, or is tried again."""
-        was_over = change.before is None or change.before >= TERMINAL
-        self._left += was_over - (change.state >= TERMINAL)
+        if self._told is not None:
+            self._told[change.id] = change.state
+        elif change.state < TERMINAL:
+            self._left.add(change.id)
+        else:
+            self._left.discard(change.id)
+            self._end_if_over()
+
+    def _end_if_over(self) -> None:
         if not self._left:
             self.end()
 
@@ -171,19 +182,30 @@ class Graphs:
             raise errors.UnknownJob(f"no graph is called {name!r}")
         return graph
 
-    async def wait(self, graph: Graph, seconds: float) -> Graph:
-        """The same, once all its jobs have ended, or as it is when the time is up."""
-        left = sum(job.state < TERMINAL for job in graph.jobs.values())
-        if not left:
-            return graph
-        ended = _AllEnded(left)
-        # What has been stored before the graph was read has been told of before that, too.
-        self._jobs.watches.add(graph.id, ended)
+    async def wait(self, name: str, seconds: float, may: Callable[[Graph], None]) -> Graph:
+        """
+        A graph, once all its jobs have ended, or as it is when the time is up.
+
+        Args:
+            name: Its id.
+            seconds: How long.
+            may: Raises for who may not read it.
+
+        Raises:
+            UnknownJob: There is none of that id.
+        """
+        ended = _AllEnded()
+        self._jobs.watches.add(name, ended)
         try:
+            graph = await self.get(name)
+            may(graph)
+            ended.knows(graph)
+            if ended.over or seconds <= 0:
+                return graph
             await self._jobs.linger(ended, seconds)
         finally:
-            self._jobs.watches.remove(graph.id, ended)
-        return await self.get(graph.id)
+            self._jobs.watches.remove(name, ended)
+        return await self.get(name)
 
     async def input(self, job: Job, name: str) -> Input:
         """

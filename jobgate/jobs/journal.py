@@ -145,6 +145,8 @@ class Journal(Protocol):
     again by themselves instead, in order, until they are stored or the journal is closed:
     what they say has happened already.
 
+    An answer is as new as what the listener has been told when its Deferred fires: whoever
+    asks for something, and watches it from then on, misses nothing.
     """
 
     @property

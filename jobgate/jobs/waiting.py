@@ -45,6 +45,11 @@ class Ended:
         self._ended = False
         self._waiting: Deferred[None] | None = None
 
+    @property
+    def over(self) -> bool:
+        """Whether the end has come."""
+        return self._ended
+
     def changed(self, change: Change) -> None:
         """It is in another state."""
         if change.state >= TERMINAL:

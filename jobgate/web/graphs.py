@@ -185,9 +185,7 @@ class GraphRequests:
             said += "Idempotency-Replayed: true\r\n"
         if wanted.wait is not None:
             said += f"Preference-Applied: wait={wanted.wait:.0f}\r\n"
-            graph = await self._gate.graphs.get(done.id)
-            if not graph.gone:
-                graph = await self._gate.graphs.wait(graph, wanted.wait)
+            graph = await self._gate.graphs.wait(done.id, wanted.wait, lambda _: None)
             if _ended(graph):
                 return await self._result(graph, said)
         if self._gate.jobs.journal.durability == "memory":
@@ -201,7 +199,7 @@ class GraphRequests:
     async def result(self, exchange: Exchange, name: str) -> Response:
         """What all jobs of a graph have come to; 202 and its state until they have."""
         seconds = wait(exchange.head.target)
-        graph = await self._gate.graphs.wait(await self._readable(exchange, name), seconds)
+        graph = await self._gate.graphs.wait(name, seconds, lambda its: self._may(exchange, its))
         if _ended(graph):
             return await self._result(graph)
         return json_response(_state(graph), 202, fields=f"Location: /graphs/{name}\r\n")
@@ -241,6 +239,12 @@ class GraphRequests:
             Forbidden: It is somebody else's.
         """
         graph = await self._gate.graphs.get(name)
+        self._may(exchange, graph)
+        return graph
+
+    @staticmethod
+    def _may(exchange: Exchange, graph: Graph) -> None:
+        """Insist on the right to read a graph, and to end it."""
         token = exchange.token
         if token is not None and not token.may("jobs"):
             queues = {job.queue for job in graph.jobs.values()}
@@ -248,7 +252,6 @@ class GraphRequests:
             if not (own and all(token.may(f"push:{queue}") for queue in queues)):
                 message = f"the token {token.name!r} may not read this graph"
                 raise errors.Forbidden(message)
-        return graph
 
     async def _result(self, graph: Graph, fields: str = "") -> Response:
         if graph.gone:

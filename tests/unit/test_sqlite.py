@@ -6,11 +6,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobgate.errors import ConfigError
 from jobgate.jobs.job import Change, Ending, NewJob, Reply, State
+from jobgate.jobs.sqlite import asking, entering, running
+from jobgate.jobs.sqlite.groups import Groups, Kind, Operation
 from jobgate.jobs.stores import open_journal
 from jobgate.testing import inline_journal
 
@@ -87,6 +90,21 @@ class SqliteTests(SynchronousTestCase):
         self.successResultOf(journal.put([new("a", body=b"2"), new("b")]))
         taken = self.successResultOf(journal.take("q", 10, 100))
         self.assertEqual([(t.id, t.body) for t in taken], [("a", b"1"), ("b", b"")])
+
+    def test_answers_are_as_new_as_what_is_told(self) -> None:
+        """In one group questions are answered last: what changes is told before they are."""
+        groups = Groups(":memory:", self.clock.seconds, lambda: 1e9)
+        groups.open()
+        groups.run(
+            [Operation(entering.put, ([new("a")], 1, None, "", None), Kind.WRITE, Deferred())]
+        )
+        question = Operation(asking.get, ("a",), Kind.READ, Deferred())
+        start = Operation(running.start, ("a", 1, "w"), Kind.LASTING, Deferred())
+        changes, left = groups.run([question, start])
+        self.assertEqual([change.state for change in changes], [State.RUNNING])
+        self.assertEqual(left, [])
+        answer: Any = question.outcome
+        self.assertEqual(answer.state, State.RUNNING)
 
     def test_stores(self) -> None:
         """What a configuration may name."""

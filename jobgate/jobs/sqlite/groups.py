@@ -163,6 +163,8 @@ class Groups:
         Returns:
             What has changed, and the lasting ones that could not be stored.
         """
+        # Whoever asks, and then waits to be told of what changes, must not miss what is between.
+        group = sorted(group, key=lambda operation: operation.kind is Kind.READ)
         if self.trouble and self._clock() - self._failed < _PAUSE:
             return [], self._refuse(group)
         try:
