@@ -230,6 +230,331 @@ class Model:
         return found
 
 
+class Promises:
+    """What every store promises, one by one; for a `SynchronousTestCase` that has `make_place`."""
+
+    make_place: Callable[[], Place]
+
+    def setUp(self) -> None:
+        self.place = self.make_place()
+        self.told: list[Change] = []
+        self.journal, _ = self.place.open(self.told.extend)
+
+    def tearDown(self) -> None:
+        self.place.done()
+
+    def do(self, deferred: Deferred[Any]) -> Any:
+        return self.place.wait(deferred)
+
+    def put(self, *jobs: NewJob, **how: Any) -> None:
+        self.do(self.journal.put(jobs, **how))
+
+    def state(self, name: str) -> State:
+        job: Job = self.do(self.journal.get(name))
+        return job.state
+
+    def start(self, name: str, attempt: int = 1) -> None:
+        self.do(self.journal.start(name, attempt, "w-1"))
+
+    def end(self, name: str, ending: Ending = OK, attempt: int = 1) -> bool:
+        done: bool = self.do(self.journal.finish(name, attempt, ending))
+        return done
+
+    def take(self, queue: str = "q", count: int = 100) -> list[str]:
+        return [job.id for job in self.do(self.journal.take(queue, count, 1 << 20))]
+
+    def reopen(self, *, crash: bool = False) -> dict[str, list[int]]:
+        if crash:
+            self.place.crash()
+        else:
+            self.do(self.journal.close())
+        self.told.clear()
+        self.journal, counts = self.place.open(self.told.extend)
+        return counts
+
+    def test_order(self) -> None:
+        """By priority, then arrival; a level is worth ten seconds of waiting."""
+        self.put(new("a", priority=5), new("b"), new("c", priority=0), new("d"))
+        self.place.advance(19.0)
+        self.put(new("e", priority=3))
+        self.place.advance(2.0)
+        self.put(new("f", priority=3))
+        assert self.take() == ["c", "b", "d", "e", "a", "f"]
+
+    def test_ahead(self) -> None:
+        """What is taken and has not started is ahead still."""
+        self.put(*(new(name) for name in "abcd"), new("x", queue="r"))
+        assert self.take(count=2) == ["a", "b"]
+        self.start("a")
+        assert [self.do(self.journal.ahead(name)) for name in "abcdx"] == [0, 0, 1, 2, 0]
+
+    def test_all_or_none(self) -> None:
+        """A put that is refused stores nothing."""
+        with pytest.raises(QueueFull, match="queue q has 0 jobs waiting, and may have 1"):
+            self.put(new("a", queue="r"), new("b"), new("c"), limits={"q": 1, "r": 5})
+        with pytest.raises(Unprocessable):
+            self.put(new("a"), new("b", needs=("nobody",)))
+        assert self.do(self.journal.get("a")) is None
+        assert self.told == []
+        assert self.journal.writes == 2
+
+    def test_claimed(self) -> None:
+        """What is claimed is not taken, until it is given back."""
+        self.put(new("a"), new("b", delay=5.0), new("c"), claim=2)
+        assert [(change.id, change.claimed) for change in self.told] == [
+            ("a", True),
+            ("b", False),
+            ("c", False),
+        ]
+        assert self.take() == ["c"]
+        self.do(self.journal.give_back(["a", "c"]))
+        assert self.take() == ["a", "c"]
+
+    def test_fences(self) -> None:
+        """An attempt ends once, and only while it runs."""
+        self.put(new("a"), claim=1)
+        assert not self.end("a")
+        self.start("a")
+        assert not self.end("a", attempt=2)
+        assert self.end("a", AGAIN)
+        assert not self.end("a")
+        assert self.take() == ["a"]
+        self.start("a", 2)
+        assert not self.end("a", FAILED, attempt=1)
+        assert self.end("a", OK, attempt=2)
+        assert not self.end("a", FAILED, attempt=2)
+        job = self.do(self.journal.get("a"))
+        assert (job.state, job.attempt, job.spent, job.error) == (State.SUCCEEDED, 2, 1, None)
+
+    def test_dead_letters(self) -> None:
+        """Every attempt's error and last output is there, over a restart, until it is purged."""
+        self.put(new("a"), claim=1)
+        for attempt in (1, 2):
+            self.start("a", attempt)
+            problem = {"title": f"no {attempt}"}
+            state = State.QUEUED if attempt == 1 else State.DEAD
+            ending = Ending(state, error=problem, output=f"out {attempt}")
+            self.place.advance(1.0)
+            assert self.end("a", ending, attempt)
+            job = self.do(self.journal.get("a"))
+            assert job.error == problem
+            if attempt == 1:
+                assert self.take() == ["a"]
+        if self.place.durable:
+            self.reopen()
+        self.place.advance(90 * DAY)
+        self.do(self.journal.sweep())
+        tries = self.do(self.journal.tries("a"))
+        assert [(t.attempt, t.error, t.output, t.worker) for t in tries] == [
+            (1, {"title": "no 1"}, "out 1", "w-1"),
+            (2, {"title": "no 2"}, "out 2", "w-1"),
+        ]
+        assert all(t.finished == t.started + 1.0 for t in tries)
+        assert self.do(self.journal.purge("q")) == 1
+        assert self.do(self.journal.get("a")).gone
+        assert self.do(self.journal.tries("a")) == []
+
+    def test_retry(self) -> None:
+        """A dead job is as new, but its attempts go on counting."""
+        self.put(new("a", attempts=1, expires=3.0), claim=1)
+        self.start("a")
+        self.end("a", DEAD)
+        self.place.advance(10.0)
+        assert self.do(self.journal.retry("a"))
+        assert not self.do(self.journal.retry("a"))
+        (job,) = self.do(self.journal.take("q", 1, 100))
+        assert (job.id, job.attempt, job.spent) == ("a", 1, 0)
+        self.place.advance(3.0)
+        self.start("a", 2)
+        assert self.end("a", OK, 2)
+        assert self.do(self.journal.result("a")) == OK.reply
+
+    def test_time(self) -> None:
+        """Delays end, what waits too long is handed over, outcomes go, and then the fact."""
+        self.put(new("a", delay=5.0, keep=60.0), new("b", expires=8.0))
+        due = self.do(self.journal.sweep())
+        assert due.after == 5.0
+        assert self.take() == ["b"]
+        self.place.advance(5.0)
+        due = self.do(self.journal.sweep())
+        assert (self.take(), due.after) == (["a"], 3.0)
+        self.place.advance(3.0)
+        due = self.do(self.journal.sweep())
+        assert [job.id for job in due.expired] == ["b"]
+        self.start("a")
+        self.end("a")
+        self.do(self.journal.finish_waiting("b", DEAD))
+        assert self.do(self.journal.sweep()).after == 60.0
+        self.place.advance(59.9)
+        self.do(self.journal.sweep())
+        assert self.do(self.journal.result("a")) == OK.reply
+        self.place.advance(0.2)
+        self.do(self.journal.sweep())
+        assert self.do(self.journal.get("a")).gone
+        assert self.do(self.journal.result("a")) is None
+        assert self.do(self.journal.body("a")) is None
+        self.place.advance(DAY)
+        assert self.do(self.journal.sweep()).after == float("inf")
+        assert self.do(self.journal.get("a")) is None
+
+    def test_leases(self) -> None:
+        """A lease covers what runs, can be had again by its key, and lapses."""
+        self.put(*(new(name) for name in "abc"))
+        assert self.take() == ["a", "b", "c"]
+        key = Key("scope", "print", "said")
+        terms = LeaseTerms("L", 10.0, "puller", key)
+        self.do(self.journal.cancel("c", "why"))
+        leased = self.do(self.journal.lease([("a", 1), ("b", 1), ("c", 1)], terms))
+        assert leased.jobs == (("a", 1), ("b", 1))
+        again, jobs = self.do(self.journal.leased_by_key(key))
+        assert (again, [job.id for job in jobs]) == (leased, ["a", "b"])
+        assert self.do(self.journal.get("a")).until == leased.until
+        assert self.end("a")
+        assert self.do(self.journal.get("a")).until == 0
+        assert self.do(self.journal.leased("L")).jobs == (("b", 1),)
+        self.place.advance(9.0)
+        assert self.do(self.journal.sweep()).lapsed == ()
+        self.do(self.journal.extend("L", 10.0))
+        self.place.advance(9.0)
+        assert self.do(self.journal.sweep()).lapsed == ()
+        self.place.advance(1.0)
+        (job,) = self.do(self.journal.sweep()).lapsed
+        assert (job.id, job.attempt, job.state) == ("b", 1, State.RUNNING)
+        self.end("b", AGAIN)
+        assert self.do(self.journal.leased("L")) is None
+        assert self.do(self.journal.extend("L", 5.0)) is None
+        assert not self.do(self.journal.finish_lease("L", OK))
+        assert self.do(self.journal.leased_by_key(key)) is None
+        assert not self.end("b")
+
+    def test_needs(self) -> None:
+        """Who needs an end waits for it once, however often it comes."""
+        self.put(new("p"), new("o"), claim=2)
+        self.put(new("c", needs=("p", "o"), when="finished"), new("d", needs=("c",)))
+        self.start("p")
+        self.end("p", FAILED)
+        assert self.do(self.journal.retry("p"))
+        assert self.take() == ["p"]
+        self.start("p", 2)
+        self.end("p", OK, 2)
+        assert self.state("c") is State.BLOCKED
+        self.do(self.journal.cancel("o", "why"))
+        assert self.state("c") is State.QUEUED
+        (job,) = self.do(self.journal.take("q", 1, 100))
+        assert job.inputs == (("p", "p"), ("o", "o"))
+        self.start("c")
+        self.end("c", DEAD)
+        job = self.do(self.journal.get("d"))
+        assert (job.state, job.needs) == (State.CANCELLED, {"c": State.DEAD})
+        assert job.error["detail"] == "it needed c, which is dead"
+        assert job.error["executed"] == "no"
+
+    def test_graphs(self) -> None:
+        """A graph's outcomes stay until the last of them has been kept for its time."""
+        self.put(
+            new("a", name="first", keep=60.0),
+            new("b", name="second", needs=("a",), keep=60.0),
+            graph="G",
+            claim=1,
+        )
+        self.start("a")
+        self.end("a")
+        self.place.advance(600.0)
+        self.do(self.journal.sweep())
+        self.take()
+        self.start("b")
+        grown = Ending(State.SUCCEEDED, OK.reply, jobs=(new("c", name="third"),))
+        self.end("b", grown)
+        graph = self.do(self.journal.graph("G"))
+        assert list(graph.jobs) == ["first", "second", "third"]
+        assert graph.jobs["second"].needs == {"first": State.SUCCEEDED}
+        self.place.advance(59.5)
+        self.do(self.journal.cancel("G", "enough"))
+        assert self.state("c") is State.CANCELLED
+        self.place.advance(59.0)
+        self.do(self.journal.sweep())
+        assert self.do(self.journal.result("a")) == OK.reply
+        self.place.advance(3600.0)
+        self.do(self.journal.sweep())
+        assert self.do(self.journal.graph("G")).gone
+        self.place.advance(2 * DAY)
+        self.do(self.journal.sweep())
+        assert self.do(self.journal.graph("G")) is None
+
+    def test_keys(self) -> None:
+        """A key stands for the first use, until so long after its end."""
+        key = Key("scope", "print", "said", 100.0)
+        self.put(new("a"), key=key, claim=1)
+        stored = self.do(self.journal.put([new("b")], key=Key("scope", "other")))
+        assert stored.kept == self.do(self.journal.kept(key))
+        assert (stored.kept.id, stored.kept.fingerprint) == ("a", "print")
+        assert self.do(self.journal.get("b")) is None
+        self.place.advance(500.0)
+        self.do(self.journal.sweep())
+        self.start("a")
+        self.end("a")
+        self.place.advance(99.0)
+        self.do(self.journal.sweep())
+        assert self.do(self.journal.kept(key)) is not None
+        self.place.advance(70.0)
+        self.do(self.journal.sweep())
+        assert self.do(self.journal.kept(key)) is None
+        self.put(new("c"), key=key)
+        assert self.do(self.journal.kept(key)).id == "c"
+        self.do(self.journal.cancel("c", "why"))
+        self.do(self.journal.forget("c"))
+        assert self.do(self.journal.kept(key)) is None
+        assert self.do(self.journal.get("c")) is None
+
+    def test_callbacks(self) -> None:
+        """An end that is to be told is a job in the same step, once."""
+        self.put(new("a", callback="http://h/"), claim=1)
+        self.start("a")
+        self.told.clear()
+        self.end("a", DEAD)
+        assert [(change.id, change.queue) for change in self.told] == [
+            ("a", "q"),
+            ("a-dead", CALLBACKS),
+        ]
+        self.do(self.journal.retry("a"))
+        self.take()
+        self.start("a", 2)
+        self.end("a", DEAD, 2)
+        (job,) = self.do(self.journal.take(CALLBACKS, 10, 1000))
+        assert job.body == b'{"job":"a","state":"dead","url":"http://h/"}'
+
+    def test_a_new_gate(self) -> None:
+        """What the last gate had is to be had again; its time and its leases go on."""
+        if not self.place.durable:
+            return
+        self.put(new("a"), new("b"), new("c", once=True), new("d", call=True), claim=4)
+        self.put(new("e"), new("f", delay=1e6), new("g", needs=("c",)))
+        for name in "acd":
+            self.start(name)
+        assert self.take() == ["e"]
+        self.do(self.journal.lease([("e", 1)], LeaseTerms("L", 50.0)))
+        before = self.journal.now()
+        self.place.set_wall(-1e6)
+        counts = self.reopen(crash=True)
+        assert self.journal.now() >= before - 1.0
+        assert counts == {"q": [0, 1, 2, 1, 0, 0, 0, 0]}
+        assert {(each.id, each.state, each.before) for each in self.told} == {
+            ("c", State.DEAD, None),
+            ("d", State.FAILED, None),
+            ("g", State.CANCELLED, None),
+        }
+        assert self.do(self.journal.get("d")).error["slug"] == "worker-died"
+        self.do(self.journal.close())
+        self.place.advance(1000.0)
+        self.journal, _ = self.place.open(self.told.extend)
+        leased = self.do(self.journal.leased("L"))
+        assert 48.0 <= leased.until - self.journal.now() <= 52.0
+        assert [(job.id, job.attempt) for job in self.do(self.journal.take("q", 9, 99))] == [
+            ("a", 1),
+            ("b", 0),
+        ]
+
+
 def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
     """A state machine that drives a store and the model side by side."""
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import HealthCheck, settings
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
 
 from jobgate.testing import inline_journal
-from tests.unit.journal_suite import machine_for
+from tests.unit.journal_suite import Promises, machine_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -100,6 +101,21 @@ SETTINGS = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+
+
+class MemoryPromises(Promises, SynchronousTestCase):
+    """In memory."""
+
+    def make_place(self) -> InlinePlace:
+        return InlinePlace(durable=False)
+
+
+class FilePromises(Promises, SynchronousTestCase):
+    """In a file."""
+
+    def make_place(self) -> InlinePlace:
+        return InlinePlace(durable=True)
+
 
 MemoryMachine = machine_for(lambda: InlinePlace(durable=False))
 MemoryTests = MemoryMachine.TestCase

@@ -112,7 +112,7 @@ class FullDiskTests(FaultCase):
         )
         self.clock.advance(1.0)
         self.assertEqual(journal.trouble, "")
-        self.successResultOf(journal.put([new("c")]))
+        self.successResultOf(journal.put([new("c")], limits={"q": 1}))
         self.assertEqual(self.ids(), ["c", "b", "a"])
         self.assertEqual(len([line for line in self.log if "cannot be stored" in line]), 1)
         self.assertEqual(len([line for line in self.log if "can be stored" in line]), 1)

@@ -13,7 +13,7 @@ from jobgate.jobs.job import State
 from jobgate.jobs.journal import Leased
 from jobgate.jobs.sqlite.entering import kept, remember
 from jobgate.jobs.sqlite.ledger import HELD, decode, encode
-from jobgate.jobs.sqlite.running import begin, finish, taken
+from jobgate.jobs.sqlite.running import finish, taken
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,8 @@ def lease(ledger: Ledger, jobs: Sequence[tuple[str, int]], terms: LeaseTerms) ->
         row = ledger.row(id_)
         if row is not None and row.state == HELD and attempt > row.attempt:
             row.lease = number
-            begin(ledger, row, attempt, terms.puller)
+            ledger.touch(row)
+            ledger.begin(row, attempt, terms.puller)
             covered.append((id_, attempt))
     if terms.key is not None:
         remember(ledger, terms.key, terms.id)

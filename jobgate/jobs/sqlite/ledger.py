@@ -42,6 +42,8 @@ __all__ = [
 
 HELD: Final = 9
 """In the column `state`: `QUEUED`, and taken by this gate."""
+_PUBLIC: Final[tuple[State, ...]] = (*State, State.QUEUED, State.QUEUED)
+"""By the column `state`, with a gap at 8."""
 WAITING: Final = (State.BLOCKED, State.SCHEDULED, State.QUEUED, HELD)
 
 CALL: Final = 1
@@ -60,6 +62,8 @@ _AGEING: Final = 10_000
 """Milliseconds in which a waiting job rises one level."""
 _TABLE: Final = 1 << 7
 """Rows of one statement at most."""
+_ALIKE: Final = 4
+"""Rows that have changed alike for which a statement of their own is worth it."""
 
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.decode
@@ -94,9 +98,22 @@ class Row(msgspec.Struct, array_like=True, gc=False):
     lease: int
     graph_id: str = ""
     name: str = ""
+    dirty: int = 0
+    """Which columns the table does not know yet."""
 
 
-_COLUMNS: Final = ", ".join(f"job.{field}" for field in Row.__struct_fields__[:-2])
+_STATE: Final = 1
+_START: Final = 2
+_END: Final = 4
+_ALL: Final = 8
+_CHANGED: Final = (
+    (_STATE, ("state", "alarm")),
+    (_START, ("attempt", "started", "worker")),
+    (_END, ("spent", "finished")),
+)
+"""By bit of `dirty`, the columns that the usual ways of a job change; `_ALL` is any of them."""
+
+_COLUMNS: Final = ", ".join(f"job.{field}" for field in Row.__struct_fields__[:-3])
 ROW: Final = (
     f"json_array({_COLUMNS},"  # noqa: S608 (our own names)
     " CASE job.graph WHEN 0 THEN '' ELSE (SELECT id FROM graph WHERE seq = job.graph) END,"
@@ -148,7 +165,7 @@ class Ledger:
         self.rows: dict[str, Row] = {}
         self._next = 1
         self._touched: dict[str, Row] = {}
-        self._dirty: dict[int, Row] = {}
+        self._dirty: list[Row] = []
         self._fresh: dict[tuple[object, ...], dict[str, int]] = {}
         self._bodies: list[tuple[object, ...]] = []
         self._outcomes: dict[int, tuple[object, ...]] = {}
@@ -357,8 +374,8 @@ class Ledger:
                 row.flags |= NEEDED
 
     def touch(self, row: Row) -> None:
-        """A row has changed."""
-        self._dirty[row.seq] = self._touched[row.id] = row
+        """A row has changed, in whatever columns."""
+        self._mark(row, _ALL)
 
     def move(self, row: Row, state: int) -> None:
         """
@@ -382,16 +399,24 @@ class Ledger:
             row.alarm = row.finished + row.keep if now is not State.DEAD else 0
         else:
             row.alarm = _alarm(state, row.due, row.expires)
-        self._dirty[row.seq] = self._touched[row.id] = row
+        self._mark(row, _STATE)
+
+    def begin(self, row: Row, attempt: int, worker: str) -> None:
+        """An attempt starts."""
+        row.attempt = attempt
+        row.started = self.now
+        row.worker = worker
+        self.move(row, State.RUNNING)
+        row.dirty |= _START
 
     def settle(self, row: Row, ending: Ending) -> None:
         """What a job's attempt, or its waiting, has come to."""
-        row.lease = 0
         state = ending.state
         if state >= TERMINAL:
             self.end(row, state, ending.reply, ending.error)
             return
-        row.due = 0
+        row.due = row.lease = 0
+        self.touch(row)
         if state is State.SCHEDULED:
             row.due = self.now + max(1, round(ending.delay * 1000))
             row.turn = row.due + row.priority * _AGEING
@@ -404,7 +429,9 @@ class Ledger:
     ) -> None:
         """A job is over."""
         row.finished = self.now
-        row.due = row.lease = 0
+        if row.due or row.lease:
+            row.due = row.lease = 0
+            self.touch(row)
         text = None if error is None else encode(error).decode()
         seq = row.seq
         if reply is None:
@@ -412,6 +439,7 @@ class Ledger:
         else:
             self._outcomes[seq] = (seq, reply.status, reply.content_type, reply.body, text)
         self.move(row, state)
+        row.dirty |= _END
         if row.graph:
             self._live[row.graph] = self._live.get(row.graph, 0) - 1
         if row.flags & NEEDED:
@@ -424,6 +452,7 @@ class Ledger:
         row.finished = row.spent = row.due = 0
         row.turn = self.now + row.priority * _AGEING
         row.expires = self.now + row.patience if row.patience else 0
+        self.touch(row)
         self.move(row, State.QUEUED)
         if row.graph:
             self._live[row.graph] = self._live.get(row.graph, 0) + 1
@@ -431,7 +460,7 @@ class Ledger:
     def drop(self, rows: Sequence[Row]) -> None:
         """Jobs are no more."""
         for row in rows:
-            self._dirty.pop(row.seq, None)
+            row.dirty = 0
             self._touched.pop(row.id, None)
             self.rows.pop(row.id, None)
 
@@ -466,16 +495,7 @@ class Ledger:
             self._write_rows(_EDGE, self._edges)
             self._edges.clear()
         if self._dirty:
-            rows = [
-                (
-                    row.seq, row.state, row.turn, row.attempt, row.spent, row.due, row.started,
-                    row.finished, row.alarm, row.expires, row.waits, row.flags, row.worker,
-                    row.lease,
-                )
-                for row in self._dirty.values()
-            ]  # fmt: skip
-            self._dirty.clear()
-            self._write_rows(_UPDATE, rows)
+            self._update()
         if self._outcomes:
             self._write_rows(_OUTCOME, list(self._outcomes.values()))
             self._outcomes.clear()
@@ -490,6 +510,54 @@ class Ledger:
                     (more, self.now, graph),
                 )
             self._live.clear()
+
+    def _update(self) -> None:
+        """Jobs that have changed alike with one statement, all others together with another."""
+        alike: dict[tuple[Any, ...], list[Row]] = {}
+        others: list[Row] = []
+        for row in self._dirty:
+            bits = row.dirty
+            if not bits:
+                continue
+            row.dirty = 0
+            if bits >= _ALL:
+                others.append(row)
+                continue
+            change: tuple[Any, ...] = (bits, row.state, row.alarm)
+            if bits & _START:
+                change += (row.attempt, row.started, row.worker)
+            if bits & _END:
+                change += (row.spent, row.finished)
+            rows = alike.get(change)
+            if rows is None:
+                alike[change] = [row]
+            else:
+                rows.append(row)
+        for change, rows in alike.items():
+            if len(rows) < _ALIKE and len(alike) > _ALIKE:
+                others += rows
+                continue
+            seqs = encode([row.seq for row in rows]).decode()
+            self.db.execute(_update_of(change[0]), (*change[1:], seqs))
+        self._dirty.clear()
+        if others:
+            self._write_rows(
+                _UPDATE,
+                [
+                    (
+                        row.seq, row.state, row.turn, row.attempt, row.spent, row.due, row.started,
+                        row.finished, row.alarm, row.expires, row.waits, row.flags, row.worker,
+                        row.lease,
+                    )
+                    for row in others
+                ],
+            )  # fmt: skip
+
+    def _mark(self, row: Row, bits: int) -> None:
+        if not row.dirty:
+            self._dirty.append(row)
+            self._touched[row.id] = row
+        row.dirty |= bits
 
     def _write_rows(self, table: tuple[str, int], rows: Sequence[tuple[object, ...]]) -> None:
         """Many rows with few statements: one for each power of two in their number."""
@@ -558,7 +626,7 @@ class Ledger:
 
 def public(state: int) -> State:
     """What others see of the column `state`."""
-    return State.QUEUED if state == HELD else State(state)
+    return _PUBLIC[state]
 
 
 def _alarm(state: int, due: int, expires: int) -> int:
@@ -566,6 +634,13 @@ def _alarm(state: int, due: int, expires: int) -> int:
     if state == State.SCHEDULED:
         return min(due, expires) if expires else due
     return 0 if state == State.RUNNING else expires
+
+
+@lru_cache
+def _update_of(bits: int) -> str:
+    columns = [column for bit, columns in _CHANGED if bits & bit for column in columns]
+    changes = ", ".join(f"{column} = ?" for column in columns)
+    return f"UPDATE job SET {changes} WHERE seq IN (SELECT value FROM json_each(?))"  # noqa: S608
 
 
 @lru_cache(maxsize=256)

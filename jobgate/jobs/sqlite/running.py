@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from jobgate.jobs.sqlite.ledger import Ledger, Row
 
-__all__ = ["begin", "consume", "finish", "finish_waiting", "give_back", "start", "take", "taken"]
+__all__ = ["consume", "finish", "finish_waiting", "give_back", "start", "take", "taken"]
 
 
 _CONSUMED = Ending(State.SUCCEEDED)
@@ -102,20 +102,12 @@ def start(ledger: Ledger, id_: str, attempt: int, worker: str) -> None:
     """
     row = ledger.row(id_)
     if row is not None and _ours(row) and attempt > row.attempt:
-        begin(ledger, row, attempt, worker)
+        ledger.begin(row, attempt, worker)
 
 
 def _ours(row: Row) -> bool:
     """Whether this gate has it, waiting or at a worker of its own."""
     return row.state == HELD or (row.state == State.RUNNING and not row.lease)
-
-
-def begin(ledger: Ledger, row: Row, attempt: int, worker: str) -> None:
-    """It starts."""
-    row.attempt = attempt
-    row.started = ledger.now
-    row.worker = worker
-    ledger.move(row, State.RUNNING)
 
 
 def consume(ledger: Ledger, jobs: Sequence[tuple[str, int]]) -> None:
@@ -124,7 +116,7 @@ def consume(ledger: Ledger, jobs: Sequence[tuple[str, int]]) -> None:
         row = ledger.row(id_)
         if row is not None and _ours(row):
             if row.state == HELD:
-                begin(ledger, row, attempt, "")
+                ledger.begin(row, attempt, "")
             ledger.settle(row, _CONSUMED)
 
 
