@@ -234,7 +234,7 @@ class Command:
             as it must, and what becomes of it after a failure is decided there.
         on_start: Told when it begins to run, where somebody keeps a record of that.
         recorded: The start that the journal has on record; 0 for none.
-        on_progress: Told what its worker says of its progress: done, total, note.
+        on_progress: Told what its worker says of its progress: it, done, total, note.
         progress: What it said last, where somebody wants to know.
     """
 
@@ -263,7 +263,7 @@ class Command:
     job: bool = False
     on_start: Callable[[Command], None] | None = None
     recorded: int = 0
-    on_progress: Callable[[float, float | None, str | None], None] | None = None
+    on_progress: Callable[[Command, float, float | None, str | None], None] | None = None
     progress: tuple[float, float | None, str | None] | None = None
 
     def __init__(

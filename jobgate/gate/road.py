@@ -232,13 +232,11 @@ class Road:
         """
         Let a job in, which the journal has accepted and counted: no bound of calls applies.
 
-        Its `reply` is a new Deferred, as for `submit`; what it ends with is the journal's to
-        judge.
+        Its `reply` is there already: what it ends with is the journal's to judge.
         """
         command.job = True
         command.shard = self.shards[0] if len(self.shards) == 1 else self._shard_for(key)
         command.forget = self._left
-        command.reply = Deferred(command.leave)
         command.shard.put(command)
 
     def withdraw(self, command: Command) -> bool:

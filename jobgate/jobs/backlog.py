@@ -196,9 +196,12 @@ class Backlog:
 
     # --- what goes
 
-    def left(self, job: str) -> None:
-        """A job is here no more: it has ended, or waits for its next attempt in the journal."""
-        if self.window.pop(job, None) is not None:
+    def left(self, *jobs: str) -> None:
+        """Jobs are here no more: they have ended, or wait for their next attempt in the journal."""
+        before = len(self.window)
+        for job in jobs:
+            self.window.pop(job, None)
+        if len(self.window) < before:
             self.fill()
 
     def clear(self) -> None:

@@ -9,7 +9,7 @@ changes one does it through this class. Must not know HTTP.
 from __future__ import annotations
 
 from random import SystemRandom
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -21,6 +21,7 @@ from jobgate.command import DONE, WAITING, Command
 from jobgate.config import Backoff
 from jobgate.jobs.backlog import Backlog
 from jobgate.jobs.endings import after_failure
+from jobgate.jobs.errand import Errand
 from jobgate.jobs.inputs import Feeder
 from jobgate.jobs.job import TERMINAL, Ending, Reply, State, Taken, document
 from jobgate.jobs.waiting import Ended, Gathering
@@ -97,6 +98,9 @@ class Jobs:
         self._clock = clock
         self._road_for = road_for
         self._random = SystemRandom().random
+        # Bound once: there is one job after another.
+        self._on_start = self.started
+        self._on_progress = self.progressed
         self._deaths: dict[str, int] = {}
         self._sweeping: IDelayedCall | None = None
         self._sweep_at = _FOREVER
@@ -314,12 +318,20 @@ class Jobs:
             self._deaths[command.id] = deaths
         return self.finish(command, ending)
 
-    def release(self, command: Command) -> None:
-        """A command of ours is with somebody outside now: what becomes of it is told here."""
-        backlog = self.backlogs.get(command.queue)
+    def progressed(
+        self, command: Command, done: float, total: float | None, note: str | None
+    ) -> None:
+        """The worker of a command of ours has said how far it is."""
+        command.progress = done, total, note
+        self.watches.progressed(command.id, done, total, note)
+
+    def release(self, queue: str, commands: Sequence[Command]) -> None:
+        """Commands of ours are with somebody outside now: what becomes of them is told here."""
+        backlog = self.backlogs.get(queue)
         if backlog is not None:
-            backlog.road.release(command)
-            backlog.left(command.id)
+            for command in commands:
+                backlog.road.release(command)
+            backlog.left(*[command.id for command in commands])
 
     def ending_of(
         self, queue: str, spent: int, attempts: int, error: errors.JobgateError
@@ -355,13 +367,8 @@ class Jobs:
         command.deaths = self._deaths.get(taken.id, 0)
         command.caller = taken.caller
         command.graph = taken.graph
-        command.on_start = self.started
-
-        def progressed(done: float, total: float | None, note: str | None) -> None:
-            command.progress = done, total, note
-            self.watches.progressed(taken.id, done, total, note)
-
-        command.on_progress = progressed
+        command.on_start = self._on_start
+        command.on_progress = self._on_progress
         if taken.headers:
             command.headers = _decode(taken.headers)
         self._enter(command, taken, backlog)
@@ -377,7 +384,7 @@ class Jobs:
                 "a command with this body has killed workers within the last hour", executed="no"
             )
             command.reply = Deferred()
-            self._clock.callLater(0, self._not_replied, Failure(error), command, taken)
+            self._clock.callLater(0, self.not_replied, Failure(error), command, taken)
         elif taken.inputs:
             self._keep_off(command)
             backlog.feeder.add(command, taken)
@@ -392,15 +399,14 @@ class Jobs:
 
     def _not_fed(self, command: Command, taken: Taken, error: errors.Unprocessable) -> None:
         """It cannot be given them."""
-        self._not_replied(Failure(error), command, taken)
+        self.not_replied(Failure(error), command, taken)
         self.backlogs[taken.queue].fed()
 
     def _set_out(self, command: Command, taken: Taken, backlog: Backlog) -> None:
         road = backlog.road
         key = (command.headers or {}).get("jobgate-key", "")
         if not taken.once:
-            road.enter(command, key=key)
-            self._attend(command, taken)
+            self._depart(command, taken, road, key)
             return
         self._keep_off(command)
         command.shard = road.shards[0]
@@ -408,8 +414,7 @@ class Jobs:
 
         def enter(_: None) -> None:
             if command.state is WAITING:
-                road.enter(command, key=key)
-                self._attend(command, taken)
+                self._depart(command, taken, road, key)
 
         self._keep(self.journal.start(command.id, command.recorded, "").addCallback(enter))
 
@@ -423,15 +428,13 @@ class Jobs:
         command.reply = Deferred()
         command.reply.addErrback(ended)
 
-    def _attend(self, command: Command, taken: Taken) -> None:
-        command.reply.addCallbacks(
-            self._replied,
-            self._not_replied,
-            callbackArgs=(command, taken),
-            errbackArgs=(command, taken),
-        )
+    def _depart(self, command: Command, taken: Taken, road: Road, key: str) -> None:
+        # For its Road it is what a call's Deferred is.
+        command.reply = cast("Deferred[travelling.Reply]", Errand(self, command, taken))
+        road.enter(command, key=key)
 
-    def _replied(self, reply: travelling.Reply, command: Command, taken: Taken) -> None:
+    def replied(self, reply: travelling.Reply, command: Command, taken: Taken) -> None:
+        """A job's worker has answered."""
         stream = reply.stream
         if stream is None:
             stored = Reply(reply.status, reply.content_type, bytes(reply.body))
@@ -443,7 +446,7 @@ class Jobs:
                 stored = Reply(reply.status, reply.content_type, body)
                 self._succeeded(stored, stream.jobs, command, taken)
             elif failure is not None:
-                self._not_replied(failure, command, taken)
+                self.not_replied(failure, command, taken)
 
         gathering = Gathering(lambda data: self.watches.chunk(command.id, data), gathered)
         stream.read(gathering.chunk, gathering.end)
@@ -466,7 +469,8 @@ class Jobs:
             error = errors.WorkerProtocolError(message, executed="yes", path=place)
             return await self.finish(command, Ending(State.FAILED, error=document(error)))
 
-    def _not_replied(self, failure: Failure, command: Command, taken: Taken) -> None:
+    def not_replied(self, failure: Failure, command: Command, taken: Taken) -> None:
+        """A job has failed, or has been taken off its Road."""
         error = failure.value
         if isinstance(error, CancelledError):
             self._left(command)

@@ -102,33 +102,31 @@ class Leases:
             Fires when it is stored, or fails with StoreUnavailable, and nothing is. It may be
             cancelled: what has begun is finished all the same.
         """
-        jobs = [(command.id, command.attempt) for command in commands if command.job]
+        jobs = [command for command in commands if command.job]
 
         def lent(_: object) -> None:
             for command in commands:
-                if command.job:
-                    self._jobs.release(command)
-                elif command.state is RUNNING:
+                if not command.job and command.state is RUNNING:
                     self._lend_call(road, command, terms)
             if jobs:
+                self._jobs.release(road.config.name, jobs)
                 self._jobs.sweep_in(terms.seconds)
 
         if not jobs:
             lent(None)
             return succeed(None)
-        return shielded(self._jobs.journal.lease(jobs, terms).addCallback(lent))
+        return shielded(self._jobs.journal.lease(_starts(jobs), terms).addCallback(lent))
 
     def hand_over(self, road: Road, commands: Sequence[Command]) -> None:
         """Commands that their puller has now, for good: jobs have ended so, calls await a reply."""
-        jobs = [(command.id, command.attempt) for command in commands if command.job]
+        jobs = [command for command in commands if command.job]
         for command in commands:
-            if command.job:
-                self._jobs.release(command)
-            elif command.state is RUNNING:
+            if not command.job and command.state is RUNNING:
                 self._calls[command.id] = _Lent(road, command, "")
                 road.began(command)
         if jobs:
-            self._jobs.journal.consume(jobs).addErrback(self._bug)
+            self._jobs.release(road.config.name, jobs)
+            self._jobs.journal.consume(_starts(jobs)).addErrback(self._bug)
 
     # --- what pullers say
 
@@ -292,3 +290,7 @@ class Leases:
 
     def _bug(self, failure: Failure) -> None:
         self._log.failure("the journal lost an operation", failure=failure)
+
+
+def _starts(commands: Sequence[Command]) -> list[tuple[str, int]]:
+    return [(command.id, command.attempt) for command in commands]

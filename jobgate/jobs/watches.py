@@ -52,6 +52,8 @@ class Watches:
 
     def changed(self, change: Change) -> None:
         """A job has come into another state: its watchers and its graph's hear of it."""
+        if not self._watchers:
+            return
         for name in (change.id, change.graph):
             for watcher in tuple(self._watchers.get(name, ())):
                 try:

@@ -1,0 +1,74 @@
+"""
+A job on its way down a Road.
+
+It stands where a call has the Deferred of its caller: the Road settles it with the same
+three words. One object, and none of what a Deferred brings for those who wait, since at
+any time there may be very many. Must not know what becomes of an outcome.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+if TYPE_CHECKING:
+    from jobgate.command import Command, Reply
+    from jobgate.jobs.job import Taken
+
+__all__ = ["Errand", "Sender"]
+
+_log = Logger()
+
+
+class Sender(Protocol):
+    """Who is told what a job has come to."""
+
+    def replied(self, reply: Reply, command: Command, taken: Taken) -> None:
+        """Its worker has answered."""
+
+    def not_replied(self, failure: Failure, command: Command, taken: Taken) -> None:
+        """It has failed, or has been taken off its Road."""
+
+
+class Errand:
+    """
+    What is told of one job, once.
+
+    Args:
+        sender: Is told.
+        command: What the job is on its Road.
+        taken: The job.
+    """
+
+    __slots__ = ("_called", "_command", "_sender", "_taken")
+
+    def __init__(self, sender: Sender, command: Command, taken: Taken) -> None:
+        self._sender = sender
+        self._command = command
+        self._taken = taken
+        self._called = False
+
+    def callback(self, reply: Reply) -> None:
+        """Its worker has answered."""
+        self._called = True
+        try:
+            self._sender.replied(reply, self._command, self._taken)
+        except Exception:  # noqa: BLE001 (a job's trouble must not reach its worker)
+            _log.failure("the reply to {command!r} was lost", command=self._command)
+
+    def errback(self, failure: Failure) -> None:
+        """It has failed."""
+        self._called = True
+        try:
+            self._sender.not_replied(failure, self._command, self._taken)
+        except Exception:  # noqa: BLE001 (likewise)
+            _log.failure("the failure of {command!r} was lost", command=self._command)
+
+    def cancel(self) -> None:
+        """Nobody wants it any more."""
+        if not self._called:
+            self._command.leave()
+            self.errback(Failure(CancelledError()))
