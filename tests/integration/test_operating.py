@@ -632,7 +632,7 @@ def test_openapi(plain: Program) -> None:
     document = plain.get("/openapi.json").json
     assert document["openapi"].startswith("3.1")
     validate(document)
-    named = {"queue": "q", "name": "q-1", "slug": "queue-full", "lease": "q-2"}
+    named = {"queue": "q", "name": "q-1", "slug": "queue-full", "lease": "q-2", "need": "n"}
     for path, operations in document["paths"].items():
         for method in operations:
             target = re.sub(r"{(\w+)}", lambda match: named[match[1]], path)
