@@ -36,6 +36,7 @@ from jobgate.config.settings import (
     QueueConfig,
     TokenConfig,
     WorkerConfig,
+    usual_backlog,
 )
 from jobgate.config.units import AUTO, HIDDEN, Bytes, Rate, Seconds, Secret
 from jobgate.config.writing import show
@@ -93,7 +94,8 @@ def from_tables(tables: Mapping[str, Any], source: str, base: Path) -> GateConfi
     gate = reader.gate(reader.table(tables, "gate"))
     callbacks = reader.callbacks(reader.table(tables, "callbacks"))
     queues = {
-        name: reader.queue(name, table) for name, table in reader.table(tables, "queues").items()
+        name: reader.queue(name, table, gate.store)
+        for name, table in reader.table(tables, "queues").items()
     }
     entries = tables.get("tokens", [])
     if not isinstance(entries, list):
@@ -200,14 +202,15 @@ class _Reader:
                 )
         return msgspec.structs.replace(token, sha256=token.sha256.lower())
 
-    def queue(self, name: str, table: object) -> QueueConfig:
+    def queue(self, name: str, table: object, store: str) -> QueueConfig:
         where = f"queues.{name}"
         if not _QUEUE_NAME.match(name):
             self.wrong("queues", name, "a name of 1 to 64 of A-Z a-z 0-9 . _ -")
         if isinstance(table, dict) and "name" in table:
             known = [field for field in QueueConfig.__struct_fields__ if field != "name"]
             self.unknown("name", known, where)
-        queue = self.struct(where, QueueConfig, table)
+        usual = {"max_backlog": usual_backlog(store)}
+        queue = self.struct(where, QueueConfig, usual | table if isinstance(table, dict) else table)
         if queue.batch.linger == AUTO and queue.batch.size == 1:
             batch = msgspec.structs.replace(queue.batch, size=AUTO_SIZE)
             queue = msgspec.structs.replace(queue, batch=batch)

@@ -27,6 +27,7 @@ __all__ = [
     "Scale",
     "TokenConfig",
     "WorkerConfig",
+    "usual_backlog",
 ]
 
 _TARGET = 0.05
@@ -111,6 +112,11 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     boot_until: str = ""
     boot_until_regex: str = ""
     reply_type: str = "text/plain; charset=utf-8"
+
+
+def usual_backlog(store: str) -> int:
+    """How many jobs may wait where nothing is said: memory holds fewer than a file."""
+    return 1_000_000 if store == "memory:" else 10_000_000
 
 
 class QueueConfig(WorkerConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -205,3 +211,7 @@ class GateConfig(msgspec.Struct, frozen=True, kw_only=True):
     queues: dict[str, QueueConfig] = {}
     tokens: tuple[TokenConfig, ...] = ()
     source: str = ""
+
+    def queue(self, name: str) -> QueueConfig:
+        """A queue that nobody has configured."""
+        return QueueConfig(name=name, max_backlog=usual_backlog(self.gate.store))

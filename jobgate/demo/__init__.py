@@ -12,6 +12,16 @@ Four workers are waiting. In another terminal:
   curl -N {0}/call/ticker -d '{{"start": 97, "delay": 0.05}}'
   curl -X POST {0}/call/mandelbrot -o mandelbrot.png
 
+Jobs, which are kept until they are done, and a queue that you drain yourself:
+
+  curl {0}/push/ticker -d '{{"start": 27, "delay": 0.2}}'      says its id
+  curl {0}/jobs/ID                                           how it is doing
+  curl -N {0}/jobs/ID/events                                 and what happens to it
+  curl '{0}/jobs/ID/result?wait=30'                          its reply
+
+  curl '{0}/pull/letters?wait=60'                            waits; in a third terminal:
+  curl {0}/push/letters -d 'hello'
+
   curl {0}/workers        who works, at what, since when
   curl {0}/metrics        everything that is counted
   curl {0}/openapi.json   the whole interface

@@ -14,7 +14,7 @@ from twisted.internet.defer import TimeoutError as TooLate
 from twisted.logger import Logger
 
 from jobgate.command import Command
-from jobgate.config import QueueConfig, WorkerConfig, is_queue_name
+from jobgate.config import WorkerConfig, is_queue_name
 from jobgate.errors import Forbidden, ShuttingDown, Unauthorized, UnknownQueue, UnknownWorker
 from jobgate.gate.audit import Audit
 from jobgate.gate.dispatcher import Dispatcher
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from jobgate.command import Reply, Worker
-    from jobgate.config import GateConfig
+    from jobgate.config import GateConfig, QueueConfig
     from jobgate.jobs.backlog import Backlog
     from jobgate.jobs.journal import Journal
     from jobgate.pool.frames import Hello
@@ -498,7 +498,7 @@ class Gate:
     def _road_for(self, name: str) -> Road:
         """The Road of a queue, made if there is none: jobs of it are there."""
         if self.dispatcher.get(name) is None:
-            self._add(callbacks.QUEUE if name == CALLBACKS else QueueConfig(name=name))
+            self._add(callbacks.QUEUE if name == CALLBACKS else self.config.queue(name))
         return self.dispatcher.any(name)
 
     def _drop_one(self) -> bool:

@@ -85,7 +85,7 @@ class JobRequests:
             message = f"no job is called {name!r}"
             raise errors.UnknownJob(message)
         if before.state >= TERMINAL:
-            message = f"it has {before.state.word} already"
+            message = f"it is over: {before.state.word}"
             raise errors.WrongState(message, executed="maybe")
         return json_response(await job_views.full(self._gate, await self._gate.jobs.get(name)))
 

@@ -288,6 +288,16 @@ class LoadTests(SynchronousTestCase):
         )
         self.assertEqual(read(queue(command=["a", "b c"])).queues["q"].command, ("a", "b c"))
 
+    def test_memory_holds_fewer_jobs(self) -> None:
+        """A million a queue, unless the file says otherwise; queues that are made hold as many."""
+        tables = {"gate": {"store": "memory:"}, "queues": {"q": {}, "r": {"max_backlog": 5}}}
+        config = from_tables(tables, "test", Path.cwd())
+        found = [config.queues["q"], config.queues["r"], config.queue("s")]
+        self.assertEqual([queue.max_backlog for queue in found], [1_000_000, 5, 1_000_000])
+        in_a_file = from_tables({"queues": {"q": {}}}, "test", Path.cwd())
+        self.assertEqual(in_a_file.queues["q"].max_backlog, 10_000_000)
+        self.assertEqual(in_a_file.queue("s").max_backlog, 10_000_000)
+
     def test_defaults_of_the_contract(self) -> None:
         """Without a key its default is the contract's."""
         config = read(queue())
