@@ -265,6 +265,7 @@ class StaleAttempt(JobgateError):
 
     slug = "stale-attempt"
     title = "This attempt is over"
+    executed = "maybe"
 
 
 class Gone(JobgateError):

@@ -189,7 +189,7 @@ class Leases:
                 mine = True
         leased = await self._jobs.journal.extend(lease, seconds)
         if leased is None and not mine:
-            raise errors.StaleAttempt("that lease is over", executed="maybe")
+            raise errors.StaleAttempt("that lease is over")
         return leased
 
     async def finish(self, lease: str, error: errors.CommandFailed | None) -> None:
@@ -214,7 +214,7 @@ class Leases:
         else:
             done_all = await self._fail_all(lease, error)
         if not done_all and not mine:
-            raise errors.StaleAttempt("that lease is over", executed="maybe")
+            raise errors.StaleAttempt("that lease is over")
 
     # --- inside
 
@@ -235,7 +235,7 @@ class Leases:
         if attempt is None or not await journal.finish(name, attempt, ending):
             await self._jobs.get(name)
             self._jobs.stale += 1
-            raise errors.StaleAttempt("it is not under that lease (any more)", executed="maybe")
+            raise errors.StaleAttempt("it is not under that lease (any more)")
         if ending.state == State.SCHEDULED:
             self._jobs.sweep_in(ending.delay)
 
@@ -263,7 +263,7 @@ class Leases:
         if lent is None:
             if name in self._past:
                 self._past[name].stats.stray_replies += 1
-                raise errors.StaleAttempt("its caller does not wait any more", executed="maybe")
+                raise errors.StaleAttempt("its caller does not wait any more")
             return None
         self._check_call(lent, lease)
         self._forget(name, lent)
@@ -274,10 +274,10 @@ class Leases:
         if command.state is DONE or command.attempt != lent.attempt:
             self._forget(command.id, lent)
             lent.road.stats.stray_replies += 1
-            raise errors.StaleAttempt("its caller does not wait any more", executed="maybe")
+            raise errors.StaleAttempt("its caller does not wait any more")
         if lent.lease and lease != lent.lease:
             lent.road.stats.stray_replies += 1
-            raise errors.StaleAttempt("it is not under that lease", executed="maybe")
+            raise errors.StaleAttempt("it is not under that lease")
 
     def _forget(self, name: str, lent: _Lent) -> None:
         if self._calls.get(name) is lent:

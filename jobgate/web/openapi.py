@@ -230,7 +230,7 @@ def _operation(app: Klein, endpoint: str, path: str) -> dict[str, Any]:
             "required": True,
             "content": {"application/json": {"schema": schema}},
         }
-        operation["responses"]["422"] = _problem(422)
+        operation["responses"] |= {str(code): _problem(code) for code in (400, 422, 503)}
     if parameters:
         operation["parameters"] = parameters
     return operation
