@@ -49,6 +49,10 @@ class Worker(Protocol):
     name: str
 
     @property
+    def output(self) -> str:
+        """The last that it printed; empty where that is not known here."""
+
+    @property
     def lanes(self) -> int:
         """How many commands it runs at the same time: one, if it answers in order."""
 

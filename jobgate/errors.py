@@ -61,7 +61,6 @@ class JobgateError(Exception):
         detail: What was wrong this time.
         retry_after: Seconds after which trying again makes sense, or None.
         extra: Further members of the problem document.
-        output: The last that the worker printed, where it died; for reports, not for callers.
     """
 
     slug = "internal-error"
@@ -81,7 +80,6 @@ class JobgateError(Exception):
         self.detail = detail
         self.retry_after = retry_after
         self.extra = extra
-        self.output = ""
 
 
 class InternalError(JobgateError):

@@ -58,25 +58,19 @@ class Audit:
             status = "cancelled" if outcome is None else outcome.slug
         self._write("ended", command, status)
 
-    def close(self) -> None:
-        """Nothing more will be written."""
-        os.close(self._fd)
-
-    def _write(self, event: str, command: Command, status: object) -> None:
-        line: dict[str, object] = {
+    def append(
+        self, event: str, name: str, queue: str, caller: str, attempt: int, **more: object
+    ) -> None:
+        """One line: what has happened to whom, sent by whom, and more where there is more."""
+        line = {
             "at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "event": event,
-            "id": command.id,
-            "queue": command.queue,
-            "token": command.caller or None,
-            "attempt": command.attempt,
+            "id": name,
+            "queue": queue,
+            "token": caller or None,
+            "attempt": attempt,
+            **more,
         }
-        if status is not None:
-            line["status"] = status
-        if event == "ended":
-            began = command.began or command.ended
-            line["waited"] = round(began - command.accepted, 6)
-            line["ran"] = round(command.ended - began, 6)
         try:
             os.write(self._fd, _json(line) + b"\n")
             self._failing = False
@@ -84,3 +78,17 @@ class Audit:
             if not self._failing:
                 self._log.error("the audit cannot be written: {why}", why=error.strerror)
             self._failing = True
+
+    def close(self) -> None:
+        """Nothing more will be written."""
+        os.close(self._fd)
+
+    def _write(self, event: str, command: Command, status: object) -> None:
+        more: dict[str, object] = {}
+        if status is not None:
+            more["status"] = status
+        if event == "ended":
+            began = command.began or command.ended
+            more["waited"] = round(began - command.accepted, 6)
+            more["ran"] = round(command.ended - began, 6)
+        self.append(event, command.id, command.queue, command.caller, command.attempt, **more)

@@ -222,6 +222,11 @@ class Gate:
         for road in self.dispatcher:
             road.audit = audit
         self.jobs.audit = audit
+        if config.gate.store != self.config.gate.store:
+            self._log.warn(
+                "gate.store stays {store!r}: a change of it needs a restart",
+                store=self.config.gate.store,
+            )
         before, self.config = self.config, config
         self._tokens = Tokens(config)
         self._ids = IdMaker(config.gate.name)
@@ -230,11 +235,12 @@ class Gate:
         for name in [name for name in before.queues if name not in config.queues]:
             self._remove(name)
         for name, queue in config.queues.items():
-            if name not in before.queues:
+            if name not in self.dispatcher.roads:
                 self._add(queue)
                 outcomes.append(self._supervisors[name].start())
             else:
-                # Also where nothing has changed: an earlier change may not have come to life.
+                # Also where nothing has changed: an earlier change may not have come to life; and
+                # where its name made it: those who wait there are not sent away.
                 self.dispatcher[name].reconfigure(queue)
                 self._supervisors[name].reconfigure(queue)
         self._revoke()
@@ -246,10 +252,13 @@ class Gate:
 
         Raises:
             UnknownQueue: There is none, and none is made.
+            ShuttingDown: There is none, and it is too late to make one.
         """
         road = self.dispatcher.roads.get(name)
         if road is not None:
             return road
+        if self.draining:
+            raise ShuttingDown("the gate finishes what it has and takes nothing new")
         settings = self.config.gate
         if not settings.auto_queues or not is_queue_name(name):
             return self.dispatcher[name]
@@ -312,7 +321,7 @@ class Gate:
         """
         try:
             config = self.queue(queue).config
-        except UnknownQueue:
+        except (UnknownQueue, ShuttingDown):
             return fail()
         job = NewJob(
             id=self.new_id(),
@@ -344,12 +353,11 @@ class Gate:
         """
         try:
             road = self.queue(queue)
-        except UnknownQueue:
+        except (UnknownQueue, ShuttingDown):
             return fail()
         pulled: Deferred[Command | None] = Deferred(lambda _: pull.leave())
 
         def done(commands: list[Command]) -> None:
-            self.jobs.waiting.discard(pull)
             if commands:
                 self.leases.hand_over(road, commands)
             pulled.callback(commands[0] if commands else None)
@@ -358,7 +366,6 @@ class Gate:
         pull = Pull(
             backlog, self.reactor, most=1, least=1, lines=False, done=done, over=self.leases.over
         )
-        self.jobs.waiting.add(pull)
         pull.start(wait)
         return pulled
 
@@ -504,8 +511,7 @@ class Gate:
     def _drop_one(self) -> bool:
         """Forget a queue that was made and has nothing; False if there is none."""
         for name, road in self.dispatcher.roads.items():
-            backlog = self.jobs.backlogs[name]
-            idle = not (road.waiting or road.running or any(backlog.open) or backlog.wanted)
+            idle = not (road.waiting or road.running or self.jobs.backlogs[name].busy)
             if idle and name not in self.config.queues and is_queue_name(name):
                 self._remove(name)
                 return True
@@ -523,12 +529,20 @@ class Gate:
             self.callbacks.work_for(foreman)
         else:
             self.dispatcher.roads[queue.name] = road
+        backlog.fill()
 
     def _remove(self, name: str) -> None:
-        """A queue that is no more: what it has is finished, then its workers go."""
+        """
+        A queue that is no more: what it has is finished, then its workers go.
+
+        Jobs keep their queue, as one that anybody may pull from, until it is configured again.
+        """
         road = self.dispatcher.roads.pop(name)
         supervisor = self._supervisors.pop(name)
-        self.jobs.abandon(name)
+        if self.jobs.backlogs[name].busy:
+            self._add(self.config.queue(name))
+        else:
+            self.jobs.abandon(name)
         leaving = road, supervisor
         self._leaving.append(leaving)
         self._close(road)
@@ -558,6 +572,7 @@ class Gate:
         self.started = True
 
     def _has_stopped(self, _: object) -> Deferred[None]:
+        self.leases.close()
         for road in self._roads():
             road.close()
         self._guard.stop()

@@ -270,6 +270,7 @@ class _Anyone:
     """A taker that is no worker; nothing is ever declined by it."""
 
     name = ""
+    output = ""
     room = 1
     lanes = 1
     idle = True

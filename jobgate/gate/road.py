@@ -27,7 +27,7 @@ from jobgate.gate.stats import QueueStats
 from jobgate.wire.lines import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from twisted.internet.interfaces import IReactorTime
 
@@ -85,7 +85,10 @@ class Road:
         audit: As given; a reload may bring another.
         batching: When batches go, if there are any.
         running_add: Says that a command has been handed to a worker.
+        on_room: Told when a worker has room and nothing waits, where somebody wants to know.
     """
+
+    on_room: Callable[[], None] | None = None
 
     def __init__(self, config: QueueConfig, clock: IReactorTime, audit: Audit | None) -> None:
         self.config = config
@@ -228,16 +231,26 @@ class Road:
         if not self._lanes and self.pool is not None:
             self.pool.needed()
 
-    def enter(self, command: Command, *, key: str = "") -> None:
+    def expect(self, command: Command) -> None:
         """
-        Let a job in, which the journal has accepted and counted: no bound of calls applies.
+        Take note of a job, which the journal has accepted and counted, before it comes in.
 
         Its `reply` is there already: what it ends with is the journal's to judge.
         """
         command.job = True
-        command.shard = self.shards[0] if len(self.shards) == 1 else self._shard_for(key)
+        command.shard = self.shards[0]
         command.forget = self._left
-        command.shard.put(command)
+
+    def enter(self, command: Command, *, key: str = "") -> None:
+        """Let a job in that is expected, unless it was withdrawn: no bound of calls applies."""
+        if command.state is WAITING:
+            command.shard = self.shards[0] if len(self.shards) == 1 else self._shard_for(key)
+            command.shard.put(command)
+
+    def refuse(self, command: Command, error: JobgateError) -> None:
+        """End a job that is expected, unless it was withdrawn."""
+        if self.withdraw(command):
+            command.reply.errback(Failure(error))
 
     def withdraw(self, command: Command) -> bool:
         """Take back a command that waits, as if it had never come; False if it does not wait."""
@@ -306,6 +319,8 @@ class Road:
     def began(self, command: Command) -> None:
         """A puller has it: from now on it runs, for as long as the queue's `timeout` lets it."""
         now = command.began = self._seconds()
+        if command.on_start is not None:
+            command.on_start(command)
         timeout = self.config.timeout
         if timeout and now + timeout < command.due:
             self.due_earlier(command, now + timeout, now)
@@ -428,11 +443,8 @@ class Road:
             self._wait_again(command)
         elif again and command.deaths >= config.attempts:
             self.poison.add(command, now)
-            self._fail(
-                command,
-                errors.PoisonCommand(f"it has killed {command.deaths} workers", **about),
-                now,
-            )
+            poison = errors.PoisonCommand(f"it has killed {command.deaths} workers", **about)
+            self._fail(command, poison, now)
         else:
             died = errors.WorkerDied(loss.cause, **about)
             if not begun and not command.attempt:

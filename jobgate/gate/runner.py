@@ -141,6 +141,8 @@ class Runner:
             if command is None:
                 self._waiting = True
                 queue.wait(self._get, worker)
+                if self._road.on_room is not None:
+                    self._road.on_room()
             elif not self._run(command):
                 return
 

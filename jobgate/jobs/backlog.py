@@ -8,7 +8,7 @@ costs no memory. Must not know what becomes of a job when it has ended.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.logger import Logger
 
@@ -31,6 +31,15 @@ _LOW = 64
 """More are taken only once there is room for so many, or none wait here any more."""
 _BYTES = 16 * 1024 * 1024
 """Their bodies, together, about."""
+_RESTED = 1.0
+"""Seconds after which the journal is asked again if it could not say."""
+
+
+class Puller(Protocol):
+    """Somebody from outside who waits for commands."""
+
+    def end(self) -> None:
+        """Wait no longer."""
 
 
 class Backlog:
@@ -42,18 +51,26 @@ class Backlog:
         journal: Where they come from.
         run: Makes a job a command on the Road; returns it.
         feeder: Has those that wait for their inputs before they get there.
+        look_in: Has `fill` called within so many seconds.
 
     Attributes:
         open: Jobs that have not ended, by state (blocked, scheduled, queued, running).
         stored: How many are queued in the journal at the most, and not here.
         window: What is here, waiting or running, by id.
         wanted: How many somebody else than the queue's workers would take.
+        pulls: Who that is.
+        closed: Nothing more comes.
     """
 
     _log = Logger()
 
     def __init__(
-        self, road: Road, journal: Journal, run: Callable[[Taken], Command], feeder: Feeder
+        self,
+        road: Road,
+        journal: Journal,
+        run: Callable[[Taken], Command],
+        feeder: Feeder,
+        look_in: Callable[[float], None],
     ) -> None:
         self.road = road
         self.feeder = feeder
@@ -62,10 +79,12 @@ class Backlog:
         self.window: dict[str, Command] = {}
         self._journal = journal
         self._run = run
+        self._look_in = look_in
         self.wanted = 0
+        self.pulls: set[Puller] = set()
+        self.closed = False
         self._coming = 0
         self._taking = False
-        self._closed = False
         self._when_here: list[Callable[[], None]] = []
 
     def __repr__(self) -> str:
@@ -80,12 +99,18 @@ class Backlog:
     def room(self) -> int:
         """How many more jobs may come here."""
         road = self.road
-        if self._closed or road.draining or road.bytes_waiting >= _BYTES:
+        here = road.jobs_waiting
+        if self.closed or road.draining or (here and road.bytes_waiting >= _BYTES):
             return 0
         most = self.wanted
         if road.staffed:
             most += road.free if self.once else _WINDOW
-        return max(0, most - road.jobs_waiting - self.feeder.hungry - self._coming)
+        return max(0, most - here - self.feeder.hungry - self._coming)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there are jobs, or any on their way, or somebody who waits for them."""
+        return bool(any(self.open) or self._coming or self.wanted)
 
     @property
     def waiting(self) -> int:
@@ -121,7 +146,7 @@ class Backlog:
     def arrived(self, jobs: Sequence[Taken]) -> None:
         """Jobs that were claimed are stored: they run."""
         self._coming -= len(jobs)
-        if self._closed:
+        if self.closed:
             self._journal.give_back([job.id for job in jobs]).addErrback(self._bug)
             return
         for job in jobs:
@@ -139,13 +164,17 @@ class Backlog:
         self.wanted += count
         if count > 0:
             self.fill()
-        elif not self.wanted and not self.road.staffed:
-            self.clear()
+        else:
+            self.trim()
 
     def fill(self) -> None:
         """Take from the journal what there is room for."""
         self.feeder.room()
-        if self._taking or self.stored <= 0:
+        if self._taking:
+            return
+        # A job whose start is stored first comes only when a worker is free: calls may have it.
+        self.road.on_room = self.fill if self.stored > 0 and self.once else None
+        if self.stored <= 0:
             return
         if not self.road.staffed and self.road.pool is not None:
             self.road.pool.needed()
@@ -193,6 +222,7 @@ class Backlog:
             queue=self.road.config.name,
             why=failure.getErrorMessage(),
         )
+        self._look_in(_RESTED)
 
     # --- what goes
 
@@ -204,6 +234,13 @@ class Backlog:
         if len(self.window) < before:
             self.fill()
 
+    def give_back(self, job: str) -> None:
+        """A job could not start here: it waits in the journal, as if it had never come."""
+        self.window.pop(job, None)
+        self.stored += 1
+        self._journal.give_back([job]).addErrback(self._bug)
+        self.fill()
+
     def clear(self) -> None:
         """Give back to the journal everything that only waits here."""
         back = self.feeder.clear()
@@ -214,10 +251,27 @@ class Backlog:
             self.stored += len(back)
             self._journal.give_back(back).addErrback(self._bug)
 
+    def trim(self) -> None:
+        """Keep nothing waiting here that nobody is there to take."""
+        if self.closed or not (self.wanted or self.road.staffed):
+            self.clear()
+
+    def move(self, road: Road) -> None:
+        """The queue has another Road; what runs on the old one ends there."""
+        self._send_away()
+        self.road.on_room = None
+        self.road = self.feeder.road = road
+        road.stats.accepted += sum(self.open)
+
     def close(self) -> None:
         """Let nothing more come; what runs may end."""
-        self._closed = True
+        self.closed = True
+        self._send_away()
+
+    def _send_away(self) -> None:
         self.clear()
+        for pull in tuple(self.pulls):
+            pull.end()
 
     def _bug(self, failure: Failure) -> None:
         self._log.failure("the journal lost an operation", failure=failure)

@@ -187,6 +187,7 @@ class _Deliverer:
     _log = Logger()
     _crew: Crew
     lanes = 1
+    output = ""
 
     def __init__(
         self,

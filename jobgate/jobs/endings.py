@@ -68,8 +68,9 @@ def after_failure(
     if isinstance(error, errors.PoisonCommand):
         return Ending(State.DEAD, error=problem, output=output)
     if isinstance(error, errors.NoWorker):
+        # Whatever earlier attempts have done, this one was none.
         return Ending(State.SCHEDULED, error=problem, delay=_NOBODY, spent=False)
-    if isinstance(error, errors.ShuttingDown) and error.executed == "no":
+    if error.executed == "no" and isinstance(error, errors.ShuttingDown):
         return Ending(State.QUEUED, error=problem, spent=False)
     if isinstance(error, _FINAL) or (isinstance(error, errors.CommandFailed) and not error.again):
         return Ending(State.FAILED, error=problem, output=output)

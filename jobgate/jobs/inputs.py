@@ -51,6 +51,9 @@ class Feeder:
         clock: Seconds and timers.
         fed: Takes a job that has its inputs.
         failed: Takes one that cannot be given them.
+
+    Attributes:
+        road: As given; the queue may come to have another.
     """
 
     _log = Logger()
@@ -64,7 +67,7 @@ class Feeder:
         failed: Callable[[Command, Taken, Unprocessable], object],
     ) -> None:
         self._journal = journal
-        self._road = road
+        self.road = road
         self._clock = clock
         self._fed = fed
         self._failed = failed
@@ -85,7 +88,7 @@ class Feeder:
 
     def room(self) -> None:
         """Something has left the queue."""
-        if self._room is not None and self._road.bytes_waiting < _WAITING:
+        if self._room is not None and self.road.bytes_waiting < _WAITING:
             room, self._room = self._room, None
             room.callback(None)
 
@@ -122,7 +125,7 @@ class Feeder:
 
     async def _feed_alone(self, command: Command, taken: Taken) -> None:
         """One whose inputs are large."""
-        while command.state is WAITING and self._road.bytes_waiting >= _WAITING:
+        while command.state is WAITING and self.road.bytes_waiting >= _WAITING:
             self._room = Deferred()
             await self._room
         found = await self._ask([job for _, job in taken.inputs], MAX_FRAME)

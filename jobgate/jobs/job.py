@@ -260,6 +260,13 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     before: State | None = None
     """The state it left; None for a new job, and for one found at the opening."""
     claimed: bool = False
+    caller: str = ""
+    """The name of the token the job came with."""
+    waited: float = 0.0
+    ran: float = 0.0
+    """Seconds from its creation to its last start, and from there to its end; once it has ended."""
+    status: str | int = ""
+    """Of one that has ended: its reply's status, its problem's slug, or its state in a word."""
 
 
 class Notice(msgspec.Struct, frozen=True):

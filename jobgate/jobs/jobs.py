@@ -17,8 +17,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from jobgate import errors
-from jobgate.command import DONE, WAITING, Command
+from jobgate.command import DONE, Command
 from jobgate.config import Backoff
+from jobgate.jobs import auditing
 from jobgate.jobs.backlog import Backlog
 from jobgate.jobs.endings import after_failure
 from jobgate.jobs.errand import Errand
@@ -47,6 +48,8 @@ _SOON = 0.01
 """Seconds: what is due is looked at no more often than this."""
 _RESTED = 1.0
 """Seconds after which a sweep that failed is tried again."""
+_LAST_WORDS = 8192
+"""Characters of a worker's last output that are kept with an attempt."""
 _decode = msgspec.json.Decoder(dict[str, str]).decode
 
 
@@ -69,10 +72,11 @@ class Jobs:
 
     Attributes:
         journal: As given.
-        calls: Ids of calls that are kept here and counted on their Roads.
+        calls: Calls that are kept here and counted on their Roads, by id.
         watches: Who waits to hear of a job or graph.
         backlogs: The windows by queue.
         audit: As given; a reload may bring another.
+        clock: As given.
         waiting: Who waits for something and is to be sent away when the gate stops.
         stale: Replies to attempts that were over, dropped.
         growth: Makes jobs of what a job's worker wants its graph to grow by.
@@ -92,10 +96,10 @@ class Jobs:
         self.journal = journal
         self.watches = Watches()
         self.backlogs: dict[str, Backlog] = {}
-        self.calls: set[str] = set()
+        self.calls: dict[str, Command] = {}
         self.audit = audit
         self.stale = 0
-        self._clock = clock
+        self.clock = clock
         self._road_for = road_for
         self._random = SystemRandom().random
         # Bound once: there is one job after another.
@@ -127,7 +131,7 @@ class Jobs:
         for queue, counts in found.items():
             self._road_for(queue)
             backlog = self.backlogs[queue]
-            backlog.open = list(counts[:TERMINAL])
+            backlog.open = counts[:TERMINAL]
             backlog.stored = counts[State.QUEUED]
             backlog.road.stats.accepted += sum(counts)
             backlog.fill()
@@ -157,13 +161,21 @@ class Jobs:
         return self.journal.close()
 
     def adopt(self, road: Road) -> Backlog:
-        """A queue has come: its jobs run on this Road from now on."""
-        feeder = Feeder(self.journal, road, self._clock, self._fed, self._not_fed)
-        backlog = self.backlogs[road.config.name] = Backlog(road, self.journal, self._run, feeder)
+        """A queue has come, or has another Road: its jobs run on this one from now on."""
+        name = road.config.name
+        backlog = self.backlogs.get(name)
+        if backlog is not None:
+            backlog.move(road)
+        else:
+            feeder = Feeder(self.journal, road, self.clock, self._fed, self._not_fed)
+            backlog = Backlog(road, self.journal, self._run, feeder, self.sweep_in)
+            self.backlogs[name] = backlog
+        if self._held:
+            backlog.close()
         return backlog
 
     def abandon(self, queue: str) -> None:
-        """A queue is no more: what waits of it stays in the journal."""
+        """A queue is no more: there are no jobs of it, nor does anybody wait for any."""
         self.backlogs.pop(queue).close()
 
     # --- in
@@ -184,12 +196,14 @@ class Jobs:
             QueueFull: As many wait as may.
         """
         backlog = self.backlogs[jobs[0].queue]
-        if backlog.road.draining:
-            return fail(errors.ShuttingDown("the gate finishes what it has and takes nothing new"))
+        if self._held:
+            closing = errors.ShuttingDown("the gate finishes what it has and takes nothing new")
+            self._refused(jobs, closing)
+            return fail(closing)
         limits = {job.queue: self.backlogs[job.queue].road.config.max_backlog for job in jobs}
         claim = 0 if graph else backlog.claim(jobs)
         stored = self.journal.put(jobs, claim=claim, key=key, graph=graph, limits=limits)
-        soonest = min((job.delay or job.expires or _FOREVER) for job in jobs)
+        soonest = min(min(job.delay or _FOREVER, job.expires or _FOREVER) for job in jobs)
 
         def put(stored: Stored) -> Stored:
             if stored.kept is not None:
@@ -203,14 +217,20 @@ class Jobs:
 
         def not_put(failure: Failure) -> Failure:
             backlog.not_coming(claim)
-            if failure.check(errors.QueueFull):
-                for job in jobs:
-                    stats = self.backlogs[job.queue].road.stats
-                    stats.accepted += 1
-                    stats.shed += 1
+            if isinstance(failure.value, errors.JobgateError):
+                self._refused(jobs, failure.value)
             return failure
 
         return stored.addCallbacks(put, not_put)
+
+    def _refused(self, jobs: Sequence[NewJob], error: errors.JobgateError) -> None:
+        """Refused is accepted, then shed."""
+        for job in jobs:
+            stats = self.backlogs[job.queue].road.stats
+            stats.accepted += 1
+            stats.shed += 1
+            if self.audit is not None:
+                auditing.refused(self.audit, job, error)
 
     # --- one of them
 
@@ -230,9 +250,14 @@ class Jobs:
 
         return self.journal.get(name).addCallback(found)
 
-    async def wait(self, name: str, seconds: float) -> Job:
+    async def wait(self, name: str, seconds: float, *, to_the_end: bool = False) -> Job:
         """
         A job, once it has ended, or as it is when the time is up.
+
+        Args:
+            name: Its id.
+            seconds: How long to wait.
+            to_the_end: Wait on while the gate finishes what it has.
 
         Raises:
             UnknownJob: There is none of that id.
@@ -241,8 +266,10 @@ class Jobs:
         self.watches.add(name, ended)
         try:
             job = await self.get(name)
-            if job.state < TERMINAL and seconds > 0:
-                await self.linger(ended, seconds)
+            if job.state < TERMINAL and seconds > 0 and (to_the_end or not self._held):
+                if not to_the_end:
+                    self.waiting.add(ended)
+                await ended.within(seconds, self.clock)
                 job = await self.get(name)
             return job
         finally:
@@ -254,7 +281,7 @@ class Jobs:
             return
         self.waiting.add(ended)
         try:
-            await ended.within(seconds, self._clock)
+            await ended.within(seconds, self.clock)
         finally:
             self.waiting.discard(ended)
 
@@ -277,10 +304,10 @@ class Jobs:
 
         Args:
             command: The command.
-            ending: How its attempt, or its waiting, has ended.
+            ending: How its attempt ended, or its waiting.
         """
         if not command.recorded and ending.state < TERMINAL:
-            # Only a start that is on record can come to nothing: that counts none.
+            # All declined it before any began: only what has started can be put off.
             command.recorded = command.attempt + 1
             self._keep(self.journal.start(command.id, command.recorded, ""))
         if command.recorded:
@@ -292,18 +319,22 @@ class Jobs:
         self._left(command)
         return stored
 
+    def forget(self, command: Command, ended: Deferred[bool]) -> None:
+        """A call of ours has ended without having been begun: as if it had never been."""
+        self._keep(ended)
+        self._keep(self.journal.forget(command.id))
+
     def failed(
         self, command: Command, taken: Taken, error: errors.JobgateError
     ) -> Deferred[bool] | None:
         """An attempt has failed: the job ends, or waits for its next attempt."""
         backlog = self.backlogs.get(command.queue)
-        if isinstance(error, errors.ShuttingDown) and not command.began:
-            self._keep(self.journal.give_back([command.id]))
-            self._left(command)
+        if backlog is not None and isinstance(error, errors.ShuttingDown) and not command.began:
+            backlog.give_back(command.id)
             return None
         deaths = command.deaths
         if backlog is not None and deaths >= taken.attempts and not taken.once:
-            backlog.road.poison.add(command, self._clock.seconds())
+            backlog.road.poison.add(command, self.clock.seconds())
             error = errors.PoisonCommand(f"it has killed {deaths} workers", attempt=command.attempt)
         ending = after_failure(
             error,
@@ -312,9 +343,9 @@ class Jobs:
             once=taken.once,
             backoff=backlog.road.config.backoff if backlog is not None else Backoff(),
             random=self._random,
-            output=error.output,
+            output=command.worker.output[-_LAST_WORDS:] if command.worker is not None else "",
         )
-        if ending.state < TERMINAL and deaths:
+        if deaths and ending.state < TERMINAL:
             self._deaths[command.id] = deaths
         return self.finish(command, ending)
 
@@ -325,12 +356,12 @@ class Jobs:
         command.progress = done, total, note
         self.watches.progressed(command.id, done, total, note)
 
-    def release(self, queue: str, commands: Sequence[Command]) -> None:
+    def release(self, road: Road, commands: Sequence[Command]) -> None:
         """Commands of ours are with somebody outside now: what becomes of them is told here."""
-        backlog = self.backlogs.get(queue)
+        for command in commands:
+            road.release(command)
+        backlog = self.backlogs.get(road.config.name)
         if backlog is not None:
-            for command in commands:
-                backlog.road.release(command)
             backlog.left(*[command.id for command in commands])
 
     def ending_of(
@@ -351,7 +382,7 @@ class Jobs:
 
     def _run(self, taken: Taken) -> Command:
         """Send a job down its Road."""
-        now = self._clock.seconds()
+        now = self.clock.seconds()
         backlog = self.backlogs[taken.queue]
         command = Command(
             taken.queue,
@@ -362,7 +393,6 @@ class Jobs:
             now - max(0.0, self.journal.now() - taken.created),
             _FOREVER,
         )
-        command.job = True
         command.attempt = taken.attempt
         command.deaths = self._deaths.get(taken.id, 0)
         command.caller = taken.caller
@@ -376,17 +406,18 @@ class Jobs:
 
     def _enter(self, command: Command, taken: Taken, backlog: Backlog) -> None:
         road = backlog.road
+        # For its Road it is what a call's Deferred is.
+        command.reply = cast("Deferred[travelling.Reply]", Errand(self, command, taken))
+        road.expect(command)
         known = road.poison and road.poison.knows(
-            command.queue, command.content_type, command.body, self._clock.seconds()
+            command.queue, command.content_type, command.body, self.clock.seconds()
         )
         if known:
             error = errors.PoisonCommand(
                 "a command with this body has killed workers within the last hour", executed="no"
             )
-            command.reply = Deferred()
-            self._clock.callLater(0, self.not_replied, Failure(error), command, taken)
+            self.clock.callLater(0, road.refuse, command, error)
         elif taken.inputs:
-            self._keep_off(command)
             backlog.feeder.add(command, taken)
         else:
             self._set_out(command, taken, backlog)
@@ -399,39 +430,19 @@ class Jobs:
 
     def _not_fed(self, command: Command, taken: Taken, error: errors.Unprocessable) -> None:
         """It cannot be given them."""
-        self.not_replied(Failure(error), command, taken)
-        self.backlogs[taken.queue].fed()
+        backlog = self.backlogs[taken.queue]
+        backlog.road.refuse(command, error)
+        backlog.fed()
 
     def _set_out(self, command: Command, taken: Taken, backlog: Backlog) -> None:
         road = backlog.road
         key = (command.headers or {}).get("jobgate-key", "")
         if not taken.once:
-            self._depart(command, taken, road, key)
+            road.enter(command, key=key)
             return
-        self._keep_off(command)
-        command.shard = road.shards[0]
         command.recorded = command.attempt + 1
-
-        def enter(_: None) -> None:
-            if command.state is WAITING:
-                self._depart(command, taken, road, key)
-
-        self._keep(self.journal.start(command.id, command.recorded, "").addCallback(enter))
-
-    def _keep_off(self, command: Command) -> None:
-        """It is on no Road yet; if it is ended meanwhile, it never gets there."""
-
-        def ended(_: object) -> None:
-            command.state = DONE
-            self._left(command)
-
-        command.reply = Deferred()
-        command.reply.addErrback(ended)
-
-    def _depart(self, command: Command, taken: Taken, road: Road, key: str) -> None:
-        # For its Road it is what a call's Deferred is.
-        command.reply = cast("Deferred[travelling.Reply]", Errand(self, command, taken))
-        road.enter(command, key=key)
+        started = self.journal.start(command.id, command.recorded, "")
+        self._keep(started.addCallback(lambda _: road.enter(command, key=key)))
 
     def replied(self, reply: travelling.Reply, command: Command, taken: Taken) -> None:
         """A job's worker has answered."""
@@ -493,8 +504,11 @@ class Jobs:
         for change in changes:
             backlog = self.backlogs.get(change.queue) or self._backlog_for(change.queue)
             state, before = change.state, change.before
-            if change.id not in self.calls:
+            call = self.calls.get(change.id)
+            if call is None:
                 _count(backlog, state, before)
+                if self.audit is not None:
+                    auditing.changed(self.audit, change)
             if state == State.SCHEDULED and before == State.BLOCKED:
                 # Nobody has been told yet when its time is.
                 self.sweep_in(0.0)
@@ -506,10 +520,9 @@ class Jobs:
                     self._deaths.pop(change.id, None)
                 if state != State.DEAD:
                     self.sweep_in(backlog.road.config.result_ttl)
-                command = backlog.window.get(change.id)
-                if command is not None:
-                    # It has been ended from outside: whoever has it need not go on.
-                    command.reply.cancel()
+                command = self.calls.pop(change.id, None) or backlog.window.get(change.id)
+                if command is not None and command.state != DONE:
+                    _ended_elsewhere(command)
             self.watches.changed(change)
         for backlog in fill:
             backlog.fill()
@@ -522,13 +535,13 @@ class Jobs:
 
     def sweep_in(self, seconds: float) -> None:
         """Have the journal do what time demands, not later than in so many seconds."""
-        at = self._clock.seconds() + max(_SOON, seconds)
+        at = self.clock.seconds() + max(_SOON, seconds)
         if self._closed or at >= self._sweep_at:
             return
         if self._sweeping is not None:
             self._sweeping.cancel()
         self._sweep_at = at
-        self._sweeping = self._clock.callLater(max(_SOON, seconds), self._sweep)
+        self._sweeping = self.clock.callLater(max(_SOON, seconds), self._sweep)
 
     def _sweep(self) -> None:
         self._sweeping = None
@@ -543,6 +556,8 @@ class Jobs:
             ending = Ending(State.DEAD, error=document(error), spent=False)
             self._keep(self.journal.finish_waiting(job.id, ending))
         self.sweep_in(min(due.after, _SWEEP))
+        for backlog in tuple(self.backlogs.values()):
+            backlog.fill()
 
     def _not_swept(self, failure: Failure) -> None:
         if not failure.check(errors.StoreUnavailable):
@@ -564,6 +579,15 @@ class Jobs:
     def _lost(self, failure: Failure) -> None:
         if not self._closed:
             self._log.failure("the journal lost an operation", failure=failure)
+
+
+def _ended_elsewhere(command: Command) -> None:
+    """It has been ended from outside: whoever has it need not go on."""
+    if command.stream is None:
+        command.reply.cancel()
+    else:
+        command.leave()
+        command.stream.end(Failure(CancelledError()))
 
 
 def _taken(job: NewJob, now: float) -> Taken:

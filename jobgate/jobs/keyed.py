@@ -11,11 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as TooLate
 
 from jobgate import errors
 from jobgate.jobs.job import TERMINAL, Ending, Job, NewJob, Reply, State, document
-from jobgate.jobs.waiting import Gathering
+from jobgate.jobs.waiting import Gathering, shielded
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "call", "check", "outcome"]
 
 _FOREVER = float("inf")
+_LONG = 86400.0
+"""Seconds for which one without a deadline waits for another's outcome."""
+_AT_LEAST, _AT_MOST = 0.5, 5.0
+"""Seconds that the store has for an outcome, whatever is left of the caller's."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -65,11 +70,7 @@ async def outcome(jobs: Jobs, name: str, seconds: float, *, replayed: bool = Fal
     Raises:
         UnknownJob: There is none of that id.
     """
-    job = await jobs.wait(name, seconds)
-    reply = None
-    if job.state == State.SUCCEEDED and not job.gone:
-        reply = await jobs.journal.result(name)
-    return Outcome(job, reply, replayed)
+    return await _outcome(jobs, await jobs.wait(name, seconds), replayed=replayed)
 
 
 async def call(
@@ -102,30 +103,54 @@ async def call(
         caller=command.caller,
         call=True,
     )
-    jobs.calls.add(command.id)
+    while True:
+        kept = await _put(jobs, job, command, key)
+        if kept is None:
+            return await _run(jobs, road, command, shard=shard, no_queue=no_queue)
+        found = await _join(jobs, kept.id, command)
+        if found is not None:
+            return found
+        # Nobody had it run, so nothing is kept: now it is this caller's turn.
+
+
+async def _put(jobs: Jobs, job: NewJob, command: Command, key: Key) -> Kept | None:
+    """Store it; what there is if its key is known."""
+    jobs.calls[command.id] = command
+    known = True
     try:
-        while True:
-            stored = await jobs.journal.put([job], claim=1, key=key)
-            if stored.kept is None:
-                return await _run(jobs, road, command, shard=shard, no_queue=no_queue)
-            try:
-                return await _join(jobs, stored.kept, key, command)
-            except errors.UnknownJob:
-                # It was refused, so nothing of it is kept: now it is this one's turn.
-                continue
+        kept = (await jobs.journal.put([job], claim=1, key=key)).kept
+        known = kept is not None
     finally:
-        jobs.calls.discard(command.id)
+        if known:
+            del jobs.calls[command.id]
+    if kept is not None:
+        check(kept, key)
+    return kept
 
 
-async def _join(jobs: Jobs, kept: Kept, key: Key, command: Command) -> Outcome:
-    """Wait for what another has started."""
-    check(kept, key)
-    left = command.deadline - command.accepted
-    found = await outcome(jobs, kept.id, 1e9 if left == _FOREVER else left, replayed=True)
-    if found.job.state < TERMINAL:
-        message = f"the call with this key ran longer than the {left:.3f} s there were"
-        raise errors.WorkerTimeout(message)
-    return found
+async def _outcome(jobs: Jobs, job: Job, *, replayed: bool = False) -> Outcome:
+    reply = None
+    if job.state == State.SUCCEEDED and not job.gone:
+        reply = await jobs.journal.result(job.id)
+    return Outcome(job, reply, replayed)
+
+
+async def _join(jobs: Jobs, name: str, command: Command) -> Outcome | None:
+    """Wait for what another has started; None if that one was not run after all."""
+    left = command.deadline - jobs.clock.seconds()
+    seconds = _LONG if left == _FOREVER else max(0.0, left)
+    try:
+        found = await jobs.wait(name, seconds, to_the_end=True)
+    except errors.UnknownJob:
+        return None
+    if found.state == State.FAILED and (found.error or {}).get("executed") == "no":
+        await jobs.journal.forget(name)
+        return None
+    if found.state >= TERMINAL:
+        return await _outcome(jobs, found, replayed=True)
+    if found.state == State.RUNNING:
+        raise errors.WorkerTimeout(f"the call with this key has not ended within {seconds:.3f} s")
+    raise errors.QueueTimeout(f"the call with this key has not begun within {seconds:.3f} s")
 
 
 async def _run(jobs: Jobs, road: Road, command: Command, *, shard: str, no_queue: bool) -> Outcome:
@@ -133,18 +158,33 @@ async def _run(jobs: Jobs, road: Road, command: Command, *, shard: str, no_queue
     try:
         road.submit(command, key=shard, no_queue=no_queue)
         reply = await _whole(command)
+    except CancelledError:
+        # It was cancelled by its id, which is stored.
+        return await outcome(jobs, command.id, 0)
     except errors.JobgateError as error:
+        ended = jobs.finish(command, Ending(State.FAILED, error=document(error)))
         if error.executed == "no":
-            await jobs.journal.forget(command.id)
+            jobs.forget(command, ended)
             raise
-        ending = Ending(State.FAILED, error=document(error))
     else:
-        ending = Ending(State.SUCCEEDED, reply=reply)
-    if command.recorded:
-        await jobs.journal.finish(command.id, command.recorded, ending)
-    else:
-        await jobs.journal.finish_waiting(command.id, ending)
+        ended = jobs.finish(command, Ending(State.SUCCEEDED, reply=reply))
+    await _stored(jobs, ended, command)
     return await outcome(jobs, command.id, 0)
+
+
+async def _stored(jobs: Jobs, ended: Deferred[bool], command: Command) -> None:
+    """
+    Wait until an outcome is stored: an answer that the next one might not repeat is none.
+
+    Raises:
+        StoreUnavailable: The caller's time is up, or the store's.
+    """
+    left = min(max(command.deadline - command.ended, _AT_LEAST), _AT_MOST)
+    try:
+        await shielded(ended).addTimeout(left, jobs.clock)
+    except TooLate:
+        message = "it has run, and its outcome cannot be stored now; ask again with the same key"
+        raise errors.StoreUnavailable(message, retry_after=1.0, executed="yes") from None
 
 
 def _whole(command: Command) -> Deferred[Reply]:

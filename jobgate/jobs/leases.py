@@ -7,7 +7,8 @@ call under a lease has its caller waiting here. Must not know HTTP.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
@@ -31,9 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Lapse", "Leases"]
 
-
-_REMEMBERED = 10_000
-"""Calls of the past whose late replies are known as such."""
+_REMEMBERED: Final = 10_000
+"""Calls of which it is remembered that a puller had them: a late reply is told so."""
 
 
 class Lapse:
@@ -57,6 +57,11 @@ class _Lent:
         self.lease = lease
         self.timer: IDelayedCall | None = None
 
+    @property
+    def over(self) -> bool:
+        """Whether its caller does not wait for this puller any more."""
+        return self.command.state is DONE or self.command.attempt != self.attempt
+
 
 class Leases:
     """
@@ -73,13 +78,17 @@ class Leases:
         self._jobs = jobs
         self._clock = clock
         self._calls: dict[str, _Lent] = {}
-        self._past: dict[str, Road] = {}
+        self._over: OrderedDict[str, str] = OrderedDict()
 
     def queue_of(self, name: str) -> str | None:
-        """The queue of a call that a puller has, or has had lately; None for anything else."""
+        """The queue of a call that a puller has, or had lately; None for anything else."""
         lent = self._calls.get(name)
-        road = lent.road if lent is not None else self._past.get(name)
-        return road.config.name if road is not None else None
+        return lent.command.queue if lent is not None else self._over.get(name)
+
+    def close(self) -> None:
+        """Nobody waits for anything any more."""
+        for name, lent in list(self._calls.items()):
+            self._forget(name, lent)
 
     def over(self, command: Command) -> None:
         """A call that a puller has needs its reply no more."""
@@ -106,10 +115,14 @@ class Leases:
 
         def lent(_: object) -> None:
             for command in commands:
-                if not command.job and command.state is RUNNING:
+                if command.job:
+                    self._over.pop(command.id, None)
+                elif command.state is RUNNING:
                     self._lend_call(road, command, terms)
+                else:
+                    self._remember(command)
             if jobs:
-                self._jobs.release(road.config.name, jobs)
+                self._jobs.release(road, jobs)
                 self._jobs.sweep_in(terms.seconds)
 
         if not jobs:
@@ -121,11 +134,13 @@ class Leases:
         """Commands that their puller has now, for good: jobs have ended so, calls await a reply."""
         jobs = [command for command in commands if command.job]
         for command in commands:
-            if not command.job and command.state is RUNNING:
+            if command.state is RUNNING and not command.job:
                 self._calls[command.id] = _Lent(road, command, "")
                 road.began(command)
+            elif not command.job:
+                self._remember(command)
         if jobs:
-            self._jobs.release(road.config.name, jobs)
+            self._jobs.release(road, jobs)
             self._jobs.journal.consume(_starts(jobs)).addErrback(self._bug)
 
     # --- what pullers say
@@ -182,15 +197,30 @@ class Leases:
         Raises:
             StaleAttempt: It is over.
         """
-        mine = False
-        for lent in self._calls.values():
-            if lent.lease == lease:
-                self._arm(lent, seconds)
-                mine = True
+        mine = self._under(lease)
+        for lent in mine:
+            self._arm(lent, seconds)
         leased = await self._jobs.journal.extend(lease, seconds)
-        if leased is None and not mine:
-            raise errors.StaleAttempt("that lease is over")
+        if leased is not None:
+            self._jobs.sweep_in(seconds)
+        elif not mine:
+            raise self._stale("that lease is over")
         return leased
+
+    async def extend_one(self, name: str, lease: str, seconds: float) -> Leased | None:
+        """
+        Likewise, for somebody who names a command under it.
+
+        Raises:
+            UnknownJob: There is none of that id.
+            StaleAttempt: It is not under that lease (any more).
+        """
+        if not any(lent.command.id == name for lent in self._under(lease)):
+            leased = await self._jobs.journal.leased(lease)
+            if leased is None or name not in dict(leased.jobs):
+                await self._known(name)
+                raise self._stale("it is not under that lease (any more)")
+        return await self.extend(lease, seconds)
 
     async def finish(self, lease: str, error: errors.CommandFailed | None) -> None:
         """
@@ -199,9 +229,11 @@ class Leases:
         Raises:
             StaleAttempt: The lease had run out.
         """
-        mine = [lent for lent in self._calls.values() if lent.lease == lease]
+        mine = self._under(lease)
         for lent in mine:
-            self._take_call(lent.command.id, lease)
+            self._forget(lent.command.id, lent)
+            if lent.over:
+                continue
             now = self._clock.seconds()
             if error is None:
                 done = CallReply(b"", "application/octet-stream")
@@ -214,9 +246,23 @@ class Leases:
         else:
             done_all = await self._fail_all(lease, error)
         if not done_all and not mine:
-            raise errors.StaleAttempt("that lease is over")
+            raise self._stale("that lease is over")
 
     # --- inside
+
+    def _under(self, lease: str) -> list[_Lent]:
+        """The calls under a lease."""
+        return [lent for lent in self._calls.values() if lease and lent.lease == lease]
+
+    def _stale(self, why: str) -> errors.StaleAttempt:
+        """The answer to what comes too late; it is counted."""
+        self._jobs.stale += 1
+        return errors.StaleAttempt(why)
+
+    async def _known(self, name: str) -> None:
+        """Raise UnknownJob unless there is, or lately was, such a command."""
+        if name not in self._over:
+            await self._jobs.get(name)
 
     async def _fail_all(self, lease: str, error: errors.CommandFailed) -> bool:
         leased = await self._jobs.journal.leased(lease)
@@ -226,6 +272,8 @@ class Leases:
             job = await self._jobs.get(name)
             ending = self._jobs.ending_of(job.queue, job.spent, job.attempts, error)
             await self._jobs.journal.finish(name, attempt, ending)
+            if ending.state == State.SCHEDULED:
+                self._jobs.sweep_in(ending.delay)
         return True
 
     async def _finish(self, name: str, lease: str, ending: Ending) -> None:
@@ -233,9 +281,8 @@ class Leases:
         leased = await journal.leased(lease)
         attempt = dict(leased.jobs).get(name) if leased is not None else None
         if attempt is None or not await journal.finish(name, attempt, ending):
-            await self._jobs.get(name)
-            self._jobs.stale += 1
-            raise errors.StaleAttempt("it is not under that lease (any more)")
+            await self._known(name)
+            raise self._stale("it is not under that lease (any more)")
         if ending.state == State.SCHEDULED:
             self._jobs.sweep_in(ending.delay)
 
@@ -252,7 +299,7 @@ class Leases:
     def _lapsed(self, lent: _Lent) -> None:
         command = lent.command
         self._forget(command.id, lent)
-        if command.state is RUNNING and command.attempt == lent.attempt:
+        if not lent.over:
             lent.road.lost(
                 command, Lapse("its puller did not reply in time"), begun=True, alone=False
             )
@@ -261,32 +308,32 @@ class Leases:
         """A call that waits for this very reply; it is forgotten here."""
         lent = self._calls.get(name)
         if lent is None:
-            if name in self._past:
-                self._past[name].stats.stray_replies += 1
-                raise errors.StaleAttempt("its caller does not wait any more")
+            if name in self._over:
+                raise self._stale("its caller does not wait any more")
             return None
         self._check_call(lent, lease)
         self._forget(name, lent)
         return lent
 
     def _check_call(self, lent: _Lent, lease: str) -> None:
-        command = lent.command
-        if command.state is DONE or command.attempt != lent.attempt:
-            self._forget(command.id, lent)
-            lent.road.stats.stray_replies += 1
-            raise errors.StaleAttempt("its caller does not wait any more")
+        if lent.over:
+            self._forget(lent.command.id, lent)
+            raise self._stale("its caller does not wait any more")
         if lent.lease and lease != lent.lease:
-            lent.road.stats.stray_replies += 1
-            raise errors.StaleAttempt("it is not under that lease")
+            raise self._stale("it is not under that lease")
 
     def _forget(self, name: str, lent: _Lent) -> None:
         if self._calls.get(name) is lent:
             del self._calls[name]
-            self._past[name] = lent.road
-            if len(self._past) > _REMEMBERED:
-                del self._past[next(iter(self._past))]
+            self._remember(lent.command)
         if lent.timer is not None and lent.timer.active():
             lent.timer.cancel()
+
+    def _remember(self, command: Command) -> None:
+        """Nobody waits for this call's reply any more, which its puller may not know."""
+        self._over[command.id] = command.queue
+        while len(self._over) > _REMEMBERED:
+            self._over.popitem(last=False)
 
     def _bug(self, failure: Failure) -> None:
         self._log.failure("the journal lost an operation", failure=failure)

@@ -42,6 +42,7 @@ class Pull:
 
     lanes = 0
     name = "a puller"
+    output = ""
 
     def __init__(
         self,
@@ -93,6 +94,10 @@ class Pull:
 
     def cancel(self, command: Command) -> None:
         """The caller of one of its commands is gone; its puller hears of that when it replies."""
+        if not self._ended:
+            self.commands.remove(command)
+            self._bytes -= len(command.body)
+            self._backlog.want(1)
         self._over(command)
 
     def overran(self, cause: str) -> None:  # noqa: ARG002 (nobody can be told)
@@ -105,11 +110,14 @@ class Pull:
 
     def start(self, seconds: float) -> None:
         """Take what is there, then wait for more for at most so many seconds."""
+        self._backlog.pulls.add(self)
         self._backlog.want(self._most)
         self._collect()
         if self._ended:
             return
-        if seconds > 0:
+        if self._backlog.closed:
+            self.end()
+        elif seconds > 0:
             self._wait_until(seconds)
         else:
             # What is stored takes a moment to come, even for one who will not wait.
@@ -124,6 +132,7 @@ class Pull:
         for command in reversed(self.commands):
             self.give_back(command)
         self.commands.clear()
+        self._backlog.trim()
 
     def give_back(self, command: Command) -> None:
         """A command that could not be handed over stands first again."""
@@ -201,6 +210,7 @@ class Pull:
 
     def _stop(self) -> None:
         self._ended = True
+        self._backlog.pulls.discard(self)
         for shard in self._road.shards:
             shard.leave(self._get)
         if self._timer is not None and self._timer.active():

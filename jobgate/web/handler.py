@@ -257,6 +257,11 @@ class HTTPHandler:
             return json_response({"status": "draining", "queues": refusals}, 503)
         if not self._gate.started:
             return json_response({"status": "starting", "queues": refusals}, 503)
+        trouble = self._gate.jobs.journal.trouble
+        if trouble:
+            # Calls go on, but no queue can accept a job.
+            said = {"status": "not ready", "queues": refusals, "store": trouble}
+            return json_response(said, 503)
         if refusals:
             return json_response({"status": "not ready", "queues": refusals}, 503)
         return json_response({"status": "ready", "queues": {}})

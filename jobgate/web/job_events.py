@@ -31,48 +31,63 @@ _ALIVE = 15.0
 _json = msgspec.json.Encoder().encode
 
 
-def follow(gate: Gate, exchange: Exchange, job: Job) -> Response:
+async def follow(gate: Gate, exchange: Exchange, name: str) -> Response:
     """
     The response that tells of a job from now on, until it ends.
 
     Args:
         gate: Whose job.
         exchange: The request.
-        job: The job as it is now.
+        name: The job's id.
+
+    Raises:
+        UnknownJob: There is none of that id (any more).
     """
-    follower = _Follower(gate, job)
+    last = exchange.head.headers.get(b"last-event-id", b"").decode("latin-1")
+    follower = _Follower(gate, name, last)
     response = Response(200, "text/event-stream", fields="Cache-Control: no-store\r\n")
     response.stream = follower.stream
-    exchange.on_lost = follower.stop
-    last = exchange.head.headers.get(b"last-event-id", b"").decode("latin-1")
-    follower.start(job, last)
+    exchange.on_lost = follower.end
+    # First to listen, then to ask: what changes in between is not missed.
+    follower.listen()
+    try:
+        follower.start(await gate.jobs.get(name))
+    except BaseException:
+        follower.end()
+        raise
     return response
 
 
 class _Follower:
     """A Watcher that writes what it is told into a stream."""
 
-    def __init__(self, gate: Gate, job: Job) -> None:
+    def __init__(self, gate: Gate, name: str, last: str) -> None:
         self.stream = ReplyStream()
         self._gate = gate
-        self._name = job.id
+        self._name = name
         self._alive: IDelayedCall | None = None
-        self._last = ""
-
-    def start(self, job: Job, last: str) -> None:
         self._last = last
-        self._state(job.state, job.attempt)
-        if job.state >= TERMINAL:
-            self.stop()
-            return
+        self._told = False
+
+    def listen(self) -> None:
+        """Take in what happens from now on."""
         self._gate.jobs.watches.add(self._name, self)
+        self._gate.jobs.waiting.add(self)
         self._beat()
+
+    def start(self, job: Job) -> None:
+        """Tell how it stands, unless something newer has been told already."""
+        if not self._told:
+            self._state(job.state, job.attempt)
+        if job.state >= TERMINAL or self._gate.draining:
+            self.end()
 
     def changed(self, change: Change) -> None:
         """It is in another state."""
+        self._told = True
         self._state(change.state, change.attempt)
         if change.state >= TERMINAL:
-            self.stop()
+            self.end()
 
     def progressed(self, done: float, total: float | None, note: str | None) -> None:
         """Its worker has said how far it is."""
@@ -83,9 +98,10 @@ class _Follower:
         """A part of its reply has come."""
         self.stream.chunk(as_event(data, "chunk"))
 
-    def stop(self) -> None:
-        """It has ended, or nobody listens."""
+    def end(self) -> None:
+        """It has ended, or nobody listens, or the gate stops."""
         self._gate.jobs.watches.remove(self._name, self)
+        self._gate.jobs.waiting.discard(self)
         if self._alive is not None and self._alive.active():
             self._alive.cancel()
         self._alive = None

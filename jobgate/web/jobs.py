@@ -74,8 +74,8 @@ class JobRequests:
 
     async def events(self, exchange: Exchange, name: str) -> Response:
         """What happens to it, as server-sent events."""
-        job = await self.readable(exchange, name)
-        return follow(self._gate, exchange, job)
+        await self.readable(exchange, name)
+        return await follow(self._gate, exchange, name)
 
     async def cancel(self, exchange: Exchange, name: str) -> Response:
         """End it; what runs is treated as the queue's `cancel` says."""

@@ -149,6 +149,11 @@ class Metrics(Collector):
             "Steps stored for jobs, graphs and leases",
             value=self._gate.jobs.journal.writes,
         )
+        yield CounterMetricFamily(
+            "jobgate_stale_replies",
+            "Replies of pullers that came too late, dropped",
+            value=self._gate.jobs.stale,
+        )
         yield from (stray, waiting, running, size, workers, wanted, restarts, causes)
         yield from (busy, done, waited, ran)
         yield from (together, most, linger)

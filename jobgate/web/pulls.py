@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 
 from jobgate import errors
 from jobgate.jobs.job import Reply
@@ -146,9 +146,8 @@ class Pulls:
         """More time for a command."""
         seconds = _seconds(exchange)
         await self._may(exchange, name)
-        return self._extended(
-            _lease_of(exchange), await self._gate.leases.extend(_lease_of(exchange), seconds)
-        )
+        lease = _lease_of(exchange)
+        return self._extended(lease, await self._gate.leases.extend_one(name, lease, seconds))
 
     async def finish_lease(self, exchange: Exchange, lease: str) -> Response:
         """All commands under a lease have been done."""
@@ -187,12 +186,9 @@ class Pulls:
     def _take(
         self, exchange: Exchange, road: Road, terms: _Terms, key: Key | None
     ) -> Deferred[Response]:
-        jobs = self._gate.jobs
-        if self._gate.draining:
-            return succeed(Response(204, ""))
         got: Deferred[list[Command]] = Deferred()
         pull = Pull(
-            jobs.backlogs[road.config.name],
+            self._gate.jobs.backlogs[road.config.name],
             self._gate.reactor,
             most=terms.most,
             least=terms.least,
@@ -200,13 +196,7 @@ class Pulls:
             done=got.callback,
             over=self._gate.leases.over,
         )
-
-        def left() -> None:
-            jobs.waiting.discard(pull)
-            pull.leave()
-
-        jobs.waiting.add(pull)
-        exchange.on_lost = left
+        exchange.on_lost = pull.leave
         pull.start(terms.wait)
         answer: Deferred[Response] = got.addCallback(
             self._hand_over, exchange, road, terms, key, pull
@@ -224,7 +214,6 @@ class Pulls:
     ) -> Response | Deferred[Response]:
         """Give the puller what it got, or, if it is gone, give it back."""
         leases = self._gate.leases
-        self._gate.jobs.waiting.discard(pull)
         if not commands:
             return Response(204, "", fields="Cache-Control: no-store\r\n")
         if not exchange.connection.alive():

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["Asked", "Pushes", "key_of", "reply_of"]
 
 _OCTETS = "application/octet-stream"
+_MOST_LINES = 250_000
+"""Of one push: each is a job that RAM holds until all are stored."""
 _json = msgspec.json.Encoder().encode
 
 
@@ -167,6 +169,9 @@ class Pushes:
         if not PUSH_FIELDS.isdisjoint(headers):
             more = self._asked_for(headers)
         bodies = _lines(exchange.body) if by_line else [exchange.body]
+        if len(bodies) > _MOST_LINES:
+            message = f"body: found {len(bodies)} lines, wanted at most {_MOST_LINES} in one push"
+            raise errors.Unprocessable(message)
         if config.protocol == "lines":
             bodies = [_as_line(body, content_type) for body in bodies]
         return [
@@ -229,7 +234,7 @@ class Pushes:
         road = self._gate.dispatcher[command.queue]
         key = key_of(exchange)
         if asked.respond_async:
-            done = Deferred.fromCoroutine(self._as_job(command, road, key, asked.wait))
+            done = Deferred.fromCoroutine(self._as_job(command, road, key, asked))
         else:
             assert key is not None, "one of the two was asked for"
             done = Deferred.fromCoroutine(self._with_key(road, command, key, asked))
@@ -245,10 +250,13 @@ class Pushes:
         return response
 
     async def _as_job(
-        self, command: Command, road: Road, key: Key | None, wait: float | None
+        self, command: Command, road: Road, key: Key | None, asked: Asked
     ) -> Response:
         jobs = self._gate.jobs
         config = road.config
+        wait = asked.wait
+        if asked.no_queue and not road.free:
+            raise errors.QueueFull("no worker is free now")
         job = NewJob(
             id=command.id,
             queue=command.queue,

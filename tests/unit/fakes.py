@@ -74,6 +74,7 @@ class FakeWorker:
         self, clock: Any, name: str = "w", capacity: int = 1, *, ordered: bool = False
     ) -> None:
         self.name = name
+        self.output = ""
         self.clock = clock
         self.capacity = capacity
         self.ordered = ordered

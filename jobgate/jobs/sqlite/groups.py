@@ -12,11 +12,12 @@ import sqlite3
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from jobgate.errors import ConfigError, JobgateError, StoreUnavailable
-from jobgate.jobs.job import TERMINAL, Change
+from jobgate.jobs.job import TERMINAL
 from jobgate.jobs.sqlite import entering, schema, upkeep
 from jobgate.jobs.sqlite.ledger import Ledger
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from twisted.internet.defer import Deferred
+
+    from jobgate.jobs.job import Change
 
 __all__ = ["RETRY", "Groups", "Kind", "Operation"]
 
@@ -348,8 +351,7 @@ class Groups:
         self._seen = ledger.now
         ledger.waiting = {queue: sum(by_state[:3]) for queue, by_state in counts.items()}
         return counts, [
-            Change(each.id, each.queue, each.state, each.attempt, each.graph)
-            for each in ended.values()
+            msgspec.structs.replace(each, before=None, claimed=False) for each in ended.values()
         ]
 
     def _release(self) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from jobgate.jobs.job import State
 from jobgate.jobs.journal import Leased
 from jobgate.jobs.sqlite.entering import kept, remember
-from jobgate.jobs.sqlite.ledger import HELD, decode, encode
-from jobgate.jobs.sqlite.running import finish, taken
+from jobgate.jobs.sqlite.ledger import decode, encode
+from jobgate.jobs.sqlite.running import finish, may_start, taken
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ _REMEMBERED: Final = 3_600_000
 
 
 def lease(ledger: Ledger, jobs: Sequence[tuple[str, int]], terms: LeaseTerms) -> Leased:
-    """Jobs start with a puller; what is no longer held (cancelled meanwhile) is left out."""
+    """Jobs start with a puller; what is no longer ours (cancelled meanwhile) is left out."""
     until = ledger.now + max(1, round(terms.seconds * 1000))
     (number,) = ledger.db.execute(
         "INSERT INTO lease (id, until) VALUES (?, ?) RETURNING seq", (terms.id, until)
@@ -37,7 +37,7 @@ def lease(ledger: Ledger, jobs: Sequence[tuple[str, int]], terms: LeaseTerms) ->
     covered = []
     for id_, attempt in jobs:
         row = ledger.row(id_)
-        if row is not None and row.state == HELD and attempt > row.attempt:
+        if row is not None and may_start(row, attempt):
             row.lease = number
             ledger.touch(row)
             ledger.begin(row, attempt, terms.puller)

@@ -353,7 +353,7 @@ class Ledger:
             self.rows[job.id] = self._touched[job.id] = row
         self._more[job.queue] = self._more.get(job.queue, 0) + 1
         self.changes.append(
-            Change(job.id, job.queue, public(state), 0, graph_id, None, state == HELD)
+            Change(job.id, job.queue, public(state), 0, graph_id, None, state == HELD, job.caller)
         )
         return seq
 
@@ -377,9 +377,14 @@ class Ledger:
         """A row has changed, in whatever columns."""
         self._mark(row, _ALL)
 
-    def move(self, row: Row, state: int) -> None:
+    def move(self, row: Row, state: int, status: str | int = "") -> None:
         """
         A job comes into another state.
+
+        Args:
+            row: The job.
+            state: That state, or `HELD`.
+            status: What it has ended with, for those who are told.
 
         Raises:
             ValueError: That state may not follow: a bug.
@@ -393,7 +398,24 @@ class Ledger:
             more = (state in WAITING) - (before in WAITING)
             if more:
                 self._more[row.queue] = self._more.get(row.queue, 0) + more
-            self.changes.append(Change(row.id, row.queue, now, row.attempt, row.graph_id, was))
+            waited = ran = 0.0
+            if row.finished:
+                began = row.started or row.finished
+                waited, ran = (began - row.created) / 1000, (row.finished - began) / 1000
+            self.changes.append(
+                Change(
+                    row.id,
+                    row.queue,
+                    now,
+                    row.attempt,
+                    row.graph_id,
+                    was,
+                    caller=row.caller,
+                    waited=waited,
+                    ran=ran,
+                    status=status,
+                )
+            )
         row.state = state
         if now >= TERMINAL:
             row.alarm = row.finished + row.keep if now is not State.DEAD else 0
@@ -434,11 +456,15 @@ class Ledger:
             self.touch(row)
         text = None if error is None else encode(error).decode()
         seq = row.seq
+        status: str | int = state.word
         if reply is None:
             self._outcomes[seq] = (seq, None, None, None, text)
+            if error is not None:
+                status = error.get("slug", status)
         else:
             self._outcomes[seq] = (seq, reply.status, reply.content_type, reply.body, text)
-        self.move(row, state)
+            status = reply.status
+        self.move(row, state, status)
         row.dirty |= _END
         if row.graph:
             self._live[row.graph] = self._live.get(row.graph, 0) - 1

@@ -15,8 +15,16 @@ if TYPE_CHECKING:
 
     from jobgate.jobs.sqlite.ledger import Ledger, Row
 
-__all__ = ["consume", "finish", "finish_waiting", "give_back", "start", "take", "taken"]
-
+__all__ = [
+    "consume",
+    "finish",
+    "finish_waiting",
+    "give_back",
+    "may_start",
+    "start",
+    "take",
+    "taken",
+]
 
 _CONSUMED = Ending(State.SUCCEEDED)
 
@@ -101,8 +109,13 @@ def start(ledger: Ledger, id_: str, attempt: int, worker: str) -> None:
     What has been cancelled meanwhile does not.
     """
     row = ledger.row(id_)
-    if row is not None and _ours(row) and attempt > row.attempt:
+    if row is not None and may_start(row, attempt):
         ledger.begin(row, attempt, worker)
+
+
+def may_start(row: Row, attempt: int) -> bool:
+    """Whether it is ours to start; a start that was declined is made again under its number."""
+    return _ours(row) and attempt >= row.attempt + (row.state == HELD)
 
 
 def _ours(row: Row) -> bool:

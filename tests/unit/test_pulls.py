@@ -1,0 +1,529 @@
+"""
+Pulls and leases: `jobgate.jobs.pull`, `leases`, and the window's part in them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from twisted.internet.defer import CancelledError, Deferred
+
+from jobgate import errors
+from jobgate.jobs.job import Reply, State
+from jobgate.jobs.journal import LeaseTerms
+from tests.unit.jobs_case import JobsCase
+
+if TYPE_CHECKING:
+    from jobgate.jobs.pull import Pull
+
+OK = Reply(200, "t/p", b"done")
+
+
+class PullTests(JobsCase):
+    """Commands leave to somebody outside."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.build(q={})
+
+    def tearDown(self) -> None:
+        self.conserved()
+        self.gate.leases.close()
+        self.assertEqual(self.gate.dispatcher["q"].running, 0)
+
+    def bodies(self, got: list[Any]) -> list[bytes]:
+        [commands] = got
+        return [command.body for command in commands]
+
+    def take(self, got: list[Any]) -> None:
+        """The answer has been written."""
+        [commands] = got
+        self.gate.leases.hand_over(self.gate.dispatcher["q"], commands)
+
+    def test_taken_is_gone(self) -> None:
+        """Once handed over it has succeeded; no reply is wanted."""
+        name = self.push(body=b"x")
+        command = self.successResultOf(self.gate.pull("q"))
+        assert command is not None
+        self.assertEqual((command.id, command.body), (name, b"x"))
+        self.assertIs(self.state(name), State.SUCCEEDED)
+        self.refused(self.gate.leases.reply(name, "", OK), errors.StaleAttempt)
+        self.assertEqual(self.gate.jobs.stale, 1)
+
+    def test_nothing_there(self) -> None:
+        """Who does not wait gets nothing; who waits gets the next."""
+        self.assertIsNone(self.successResultOf(self.gate.pull("q")))
+        pulled = self.gate.pull("q", wait=5)
+        self.assertNoResult(pulled)
+        name = self.push()
+        command = self.successResultOf(pulled)
+        assert command is not None
+        self.assertEqual(command.id, name)
+
+    def test_time_is_up(self) -> None:
+        """Who has waited long enough gets nothing, and is not remembered."""
+        pulled = self.gate.pull("q", wait=5)
+        self.turn(5)
+        self.assertIsNone(self.successResultOf(pulled))
+        self.assertFalse(self.gate.jobs.backlogs["q"].busy)
+
+    def test_left(self) -> None:
+        """Who has left takes nothing; what it had been given waits for the next."""
+        left = self.gate.pull("q", wait=5)
+        left.cancel()
+        self.failureResultOf(left, CancelledError)
+        name = self.push()
+        pull, got = self.pulling()
+        self.assertEqual(len(got[0]), 1)
+        pull.leave()
+        self.assertIs(self.state(name), State.QUEUED)
+        self.assertEqual(len(self.gate.jobs.backlogs["q"].window), 0)
+        command = self.successResultOf(self.gate.pull("q"))
+        assert command is not None
+        self.assertEqual((command.id, command.attempt), (name, 1))
+
+    def test_one_push_one_puller(self) -> None:
+        """A push answers the one who has waited longest, and nobody else."""
+        pulls = [self.gate.pull("q", wait=60) for _ in range(5)]
+        for index in range(5):
+            self.push(body=b"%d" % index)
+            told = [each for each in pulls if each.called]
+            self.assertEqual(told, pulls[: index + 1])
+
+    def test_order(self) -> None:
+        """By priority, then by arrival."""
+        for body, priority in ((b"c", 5), (b"a", 0), (b"d", 5), (b"b", 3)):
+            self.push(body=body, priority=priority)
+        _, got = self.pulling(most=10, lines=True)
+        self.assertEqual(self.bodies(got), [b"a", b"b", b"c", b"d"])
+        self.take(got)
+
+    def test_most(self) -> None:
+        """At most so many at once."""
+        for index in range(5):
+            self.push(body=b"%d" % index)
+        for wanted in ([b"0", b"1"], [b"2", b"3"], [b"4"]):
+            _, got = self.pulling(most=2, lines=True)
+            self.assertEqual(self.bodies(got), wanted)
+            self.take(got)
+
+    def test_least(self) -> None:
+        """With a minimum it waits for that, or for its time."""
+        _, got = self.pulling(wait=10, most=5, least=3, lines=True)
+        self.push(body=b"0")
+        self.push(body=b"1")
+        self.assertEqual(got, [])
+        self.push(body=b"2")
+        self.turn(0.01)
+        self.assertEqual(self.bodies(got), [b"0", b"1", b"2"])
+        self.take(got)
+        _, got = self.pulling(wait=10, most=5, least=3, lines=True)
+        self.push(body=b"3")
+        self.turn(10)
+        self.assertEqual(self.bodies(got), [b"3"])
+        self.take(got)
+
+    def test_newline_comes_alone(self) -> None:
+        """A body with a newline stands beside no other."""
+        for body in (b"0", b"1\n1", b"2", b"3"):
+            self.push(body=body)
+        for wanted in ([b"0"], [b"1\n1"], [b"2", b"3"]):
+            _, got = self.pulling(most=9, lines=True)
+            self.assertEqual(self.bodies(got), wanted)
+            self.take(got)
+
+    def test_one_kind(self) -> None:
+        """Lines of different types do not go together."""
+        self.push(body=b"0", content_type="a/a")
+        self.push(body=b"1", content_type="b/b")
+        for wanted in ([b"0"], [b"1"]):
+            _, got = self.pulling(most=9, lines=True)
+            self.assertEqual(self.bodies(got), wanted)
+            self.take(got)
+
+    def test_cancelled_while_gathered(self) -> None:
+        """What is cancelled while its puller waits for more is not handed over."""
+        _, got = self.pulling(wait=10, most=5, least=2, lines=True)
+        name = self.push(body=b"0")
+        self.successResultOf(self.journal.cancel(name, "by request"))
+        self.push(body=b"1")
+        self.assertEqual(got, [])
+        self.push(body=b"2")
+        self.turn(0.01)
+        self.assertEqual(self.bodies(got), [b"1", b"2"])
+        self.take(got)
+
+    def test_pause(self) -> None:
+        """A paused queue gives nothing to pullers either."""
+        road = self.gate.dispatcher["q"]
+        road.pause()
+        pulled = self.gate.pull("q", wait=10)
+        name = self.push()
+        self.assertNoResult(pulled)
+        road.resume()
+        command = self.successResultOf(pulled)
+        assert command is not None
+        self.assertEqual(command.id, name)
+
+    def test_beside_workers(self) -> None:
+        """Workers and pullers share a queue; a busy worker's turn is not waited for."""
+        self.build(q={"command": ("w",), "workers": 1})
+        at_worker = self.push(body=b"0")
+        pulled = self.push(body=b"1")
+        command = self.successResultOf(self.gate.pull("q"))
+        assert command is not None
+        self.assertEqual(command.id, pulled)
+        self.child.reply()
+        self.assertIs(self.state(at_worker), State.SUCCEEDED)
+
+    def test_drain(self) -> None:
+        """A drain answers waiting pulls; later ones get nothing."""
+        pulled = self.gate.pull("q", wait=60)
+        name = self.push("q", delay=1)
+        drained = self.gate.drain()
+        self.assertIsNone(self.successResultOf(pulled))
+        self.successResultOf(drained)
+        self.turn(2)
+        self.assertIsNone(self.successResultOf(self.gate.pull("q", wait=60)))
+        self.assertIs(self.state(name), State.QUEUED)
+
+    def test_drain_finishes_calls(self) -> None:
+        """A call that waits for a puller when the drain begins is served yet."""
+        called = self.gate.call("q", b"")
+        drained = self.gate.drain()
+        command = self.successResultOf(self.gate.pull("q", wait=60))
+        assert command is not None
+        self.done(self.gate.leases.reply(command.id, "", OK))
+        self.assertEqual(self.successResultOf(called).body, b"done")
+        self.successResultOf(drained)
+
+    # --- calls
+
+    def test_call(self) -> None:
+        """A call is answered by its puller, once."""
+        called = self.gate.call("q", b"hello")
+        command = self.successResultOf(self.gate.pull("q"))
+        assert command is not None
+        self.assertNoResult(called)
+        self.done(self.gate.leases.reply(command.id, "", OK))
+        self.assertEqual(self.successResultOf(called).body, b"done")
+        self.refused(self.gate.leases.reply(command.id, "", OK), errors.StaleAttempt)
+        self.refused(self.gate.leases.fail(command.id, "", fault()), errors.StaleAttempt)
+        self.assertEqual(self.gate.jobs.stale, 2)
+        self.assertEqual(self.gate.leases._calls, {})
+
+    def test_call_fails(self) -> None:
+        """Its puller may fail it."""
+        called = self.gate.call("q", b"hello")
+        command = self.successResultOf(self.gate.pull("q"))
+        assert command is not None
+        self.done(self.gate.leases.fail(command.id, "", fault()))
+        self.failureResultOf(called, errors.CommandFailed)
+
+    def test_caller_leaves(self) -> None:
+        """A reply for which nobody waits is stale, and nothing is remembered of the call."""
+        called = self.gate.call("q", b"hello")
+        command = self.successResultOf(self.gate.pull("q"))
+        assert command is not None
+        called.cancel()
+        self.failureResultOf(called)
+        self.assertEqual(self.gate.leases._calls, {})
+        self.refused(self.gate.leases.reply(command.id, "", OK), errors.StaleAttempt)
+
+    def test_call_times_out(self) -> None:
+        """The queue's `timeout` bounds a puller, too."""
+        called = self.gate.call("q", b"hello")
+        self.successResultOf(self.gate.pull("q"))
+        self.turn(60.1)
+        self.failureResultOf(called, errors.WorkerTimeout)
+        self.assertEqual(self.gate.leases._calls, {})
+
+    def test_leased_call(self) -> None:
+        """Under a lease only its holder may answer; when it lapses, the caller is told."""
+        called = self.gate.call("q", b"hello")
+        [command] = self.lease(seconds=5)
+        self.refused(self.gate.leases.reply(command.id, "another", OK), errors.StaleAttempt)
+        self.turn(4)
+        self.done(self.gate.leases.extend("lease", 5))
+        self.turn(4)
+        self.assertNoResult(called)
+        self.turn(1.1)
+        self.failureResultOf(called, errors.WorkerDied)
+        self.refused(self.gate.leases.reply(command.id, "lease", OK), errors.StaleAttempt)
+
+    def test_memory_of_late_replies(self) -> None:
+        """What is remembered for late replies is bounded."""
+        for _ in range(10_100):
+            called = self.gate.call("q", b"")
+            command = self.successResultOf(self.gate.pull("q"))
+            assert command is not None
+            self.done(self.gate.leases.reply(command.id, "", OK))
+            self.successResultOf(called)
+        self.assertEqual(len(self.gate.leases._over), 10_000)
+
+    # --- leases
+
+    def test_lease(self) -> None:
+        """A leased job runs until its reply."""
+        name = self.push()
+        [command] = self.lease()
+        job = self.job(name)
+        self.assertEqual((job.state, job.attempt, command.attempt), (State.RUNNING, 1, 1))
+        self.done(self.gate.leases.reply(name, "lease", OK))
+        self.assertIs(self.state(name), State.SUCCEEDED)
+        self.refused(self.gate.leases.reply(name, "lease", OK), errors.StaleAttempt)
+        self.refused(self.gate.leases.reply("nobody", "lease", OK), errors.UnknownJob)
+
+    def test_lapses(self) -> None:
+        """A lease that runs out puts the job back; its late reply is refused."""
+        name = self.push()
+        self.lease(seconds=5)
+        self.turn(5.1)
+        self.assertIs(self.state(name), State.SCHEDULED)
+        self.turn(1.1)
+        [command] = self.lease(lease="other", wait=0)
+        self.assertEqual((command.id, command.attempt), (name, 2))
+        self.refused(self.gate.leases.reply(name, "lease", OK), errors.StaleAttempt)
+        self.done(self.gate.leases.reply(name, "other", OK))
+        self.assertIs(self.state(name), State.SUCCEEDED)
+
+    def test_extend(self) -> None:
+        """An extended lease lasts; a shortened one lapses sooner."""
+        name = self.push()
+        self.lease(seconds=5)
+        self.turn(4)
+        self.done(self.gate.leases.extend_one(name, "lease", 30))
+        self.turn(20)
+        self.assertIs(self.state(name), State.RUNNING)
+        self.done(self.gate.leases.extend("lease", 1))
+        self.turn(1.1)
+        self.assertIs(self.state(name), State.SCHEDULED)
+        self.refused(self.gate.leases.extend("lease", 1), errors.StaleAttempt)
+        self.refused(self.gate.leases.extend_one(name, "lease", 1), errors.StaleAttempt)
+        self.refused(self.gate.leases.extend_one("nobody", "lease", 1), errors.UnknownJob)
+
+    def test_extend_for_another(self) -> None:
+        """A lease can be extended only by the name of what is under it."""
+        self.push()
+        other = self.push()
+        self.lease(seconds=5)
+        self.refused(self.gate.leases.extend_one(other, "lease", 30), errors.StaleAttempt)
+
+    def test_fails_all(self) -> None:
+        """A failed lot is tried again after the back-off, without anybody's further doing."""
+        names = [self.push(body=b"%d" % index) for index in range(3)]
+        self.lease(most=3, lines=True)
+        self.done(self.gate.leases.finish("lease", fault()))
+        self.assertEqual({self.state(name) for name in names}, {State.SCHEDULED})
+        self.turn(1.1)
+        self.assertEqual({self.state(name) for name in names}, {State.QUEUED})
+
+    def test_ack(self) -> None:
+        """An ack ends the lot, jobs and calls; a repeated one is harmless, a late one is not."""
+        called = self.gate.call("q", b"call")
+        names = [self.push(body=b"%d" % index) for index in range(2)]
+        self.lease(most=3, lines=True)
+        self.done(self.gate.leases.finish("lease", None))
+        self.done(self.gate.leases.finish("lease", None))
+        self.successResultOf(called)
+        self.assertEqual({self.state(name) for name in names}, {State.SUCCEEDED})
+        self.refused(self.gate.leases.finish("unknown", None), errors.StaleAttempt)
+
+    def test_ack_when_a_caller_has_left(self) -> None:
+        """It ends the others all the same."""
+        called = self.gate.call("q", b"call")
+        name = self.push()
+        self.lease(most=3, lines=True)
+        called.cancel()
+        self.failureResultOf(called)
+        self.done(self.gate.leases.finish("lease", None))
+        self.assertIs(self.state(name), State.SUCCEEDED)
+
+    def test_once(self) -> None:
+        """Under `retry = never` a lapse is the end."""
+        self.build(q={"retry": "never"})
+        name = self.push()
+        self.lease(seconds=5)
+        self.turn(5.1)
+        self.assertIs(self.state(name), State.DEAD)
+
+    def test_many_pullers(self) -> None:
+        """A thousand pullers that come and go leave nothing behind."""
+        pulls = [self.gate.pull("q", wait=60) for _ in range(1000)]
+        for pulled in pulls[::2]:
+            pulled.cancel()
+            self.failureResultOf(pulled)
+        for _ in range(500):
+            self.push()
+        for pulled in pulls[1::2]:
+            self.assertIsNotNone(self.successResultOf(pulled))
+        self.assertFalse(self.gate.jobs.backlogs["q"].busy)
+        self.assertEqual(len(self.gate.dispatcher["q"].shards[0].waiting), 0)
+
+
+def fault() -> errors.CommandFailed:
+    return errors.CommandFailed("no")
+
+
+class PullMachine(RuleBasedStateMachine):
+    """Pushes, calls, pullers that come, go, answer or fall silent, a worker: nothing is lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.case = case = JobsCase()
+        case.setUp()
+        case.build(
+            q={"command": ("w",), "workers": 1, "attempts": 100, "queue_timeout": 0, "timeout": 0},
+            p={"attempts": 100, "queue_timeout": 0, "timeout": 0},
+        )
+        self.pulls: list[tuple[str, Pull, list[Any]]] = []
+        self.leases: list[tuple[str, list[Any]]] = []
+        self.lent: list[Any] = []
+        self.calls: list[Any] = []
+        self.names: list[str] = []
+        self.serial = 0
+
+    def teardown(self) -> None:
+        case = self.case
+        for _, pull, _ in self.pulls:
+            pull.leave()
+        for called in self.calls:
+            called.cancel()
+        case.gate.leases.close()
+        case.conserved()
+        for name in self.names:
+            state = case.state(name)
+            if state < State.SUCCEEDED:
+                case.successResultOf(case.journal.cancel(name, "over"))
+        case.conserved()
+        case.reactor.discard()
+
+    queues = st.sampled_from(["p", "q"])
+
+    @rule(queue=queues, body=st.sampled_from([b"a", b"b", b"with\nnewline"]), late=st.booleans())
+    def push(self, queue: str, body: bytes, late: bool) -> None:
+        self.names.append(self.case.push(queue, body, delay=2.0 if late else 0.0))
+
+    @rule(queue=queues)
+    def call(self, queue: str) -> None:
+        called = self.case.gate.call(queue, b"call")
+        called.addErrback(lambda _: None)
+        self.calls.append(called)
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data())
+    def leave(self, data: Any) -> None:
+        self.calls.pop(data.draw(st.integers(0, len(self.calls) - 1))).cancel()
+
+    @rule(
+        queue=queues,
+        wait=st.sampled_from([0.0, 3.0]),
+        most=st.integers(1, 4),
+        least=st.integers(1, 4),
+    )
+    def pull(self, queue: str, wait: float, most: int, least: int) -> None:
+        pull, got = self.case.pulling(
+            queue, wait, most=most, least=min(least, most), lines=most > 1
+        )
+        self.pulls.append((queue, pull, got))
+
+    def _answered(self, data: Any) -> tuple[str, Pull, list[Any]] | None:
+        there = [each for each in self.pulls if each[2]]
+        if not there:
+            return None
+        chosen = data.draw(st.sampled_from(range(len(there))))
+        self.pulls.remove(there[chosen])
+        return there[chosen]
+
+    @rule(data=st.data(), leased=st.booleans())
+    def answered(self, data: Any, leased: bool) -> None:
+        """A puller gets its answer."""
+        found = self._answered(data)
+        if found is None:
+            return
+        queue, _, [commands] = found
+        if not commands:
+            return
+        road = self.case.gate.dispatcher[queue]
+        if not leased:
+            self.case.gate.leases.hand_over(road, commands)
+            self.lent += commands
+            return
+        self.serial += 1
+        terms = LeaseTerms(f"l{self.serial}", 5.0)
+        self.case.successResultOf(self.case.gate.leases.lend(road, commands, terms))
+        self.leases.append((terms.id, list(commands)))
+
+    @precondition(lambda self: self.pulls)
+    @rule(data=st.data())
+    def hang_up(self, data: Any) -> None:
+        """A puller leaves, answered or not, before its answer is written."""
+        _, pull, _ = self.pulls.pop(data.draw(st.integers(0, len(self.pulls) - 1)))
+        pull.leave()
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data(), what=st.sampled_from(["ack", "fail", "reply", "extend", "silence"]))
+    def settle(self, data: Any, what: str) -> None:
+        at = data.draw(st.integers(0, len(self.leases) - 1))
+        lease, commands = self.leases[at]
+        leases = self.case.gate.leases
+        steps = {
+            "ack": lambda: [leases.finish(lease, None)],
+            "fail": lambda: [leases.finish(lease, fault())],
+            "reply": lambda: [leases.reply(c.id, lease, OK) for c in commands],
+            "extend": lambda: [leases.extend(lease, 5.0)],
+            "silence": list,
+        }
+        for step in steps[what]():
+            # What has lapsed meanwhile is stale; anything else is an error.
+            done = Deferred.fromCoroutine(step)
+            done.addErrback(lambda failure: failure.trap(errors.StaleAttempt))
+            self.case.successResultOf(done)
+        if what != "extend":
+            del self.leases[at]
+
+    @precondition(lambda self: self.lent)
+    @rule(data=st.data())
+    def late_reply(self, data: Any) -> None:
+        """To what was taken for good: right for a call, stale for a job."""
+        command = self.lent.pop(data.draw(st.integers(0, len(self.lent) - 1)))
+        waits = command.state == "running"
+        replying = self.case.gate.leases.reply(command.id, "", OK)
+        if waits:
+            self.case.done(replying)
+        else:
+            self.case.refused(replying, errors.StaleAttempt)
+
+    @rule(what=st.sampled_from(["reply", "fail", "decline", "kill"]), times=st.integers(1, 3))
+    def work(self, what: str, times: int) -> None:
+        for _ in range(times):
+            child = self.case.child
+            if not child.commands:
+                return
+            if what == "kill":
+                child.kill()
+            else:
+                getattr(child, what)(*(["no"] if what == "fail" else []))
+
+    @rule(seconds=st.sampled_from([0.01, 1.0, 6.0]))
+    def time(self, seconds: float) -> None:
+        self.case.turn(seconds)
+
+    @invariant()
+    def counted(self) -> None:
+        self.case.conserved()
+
+    @invariant()
+    def nobody_waits_beside_work(self) -> None:
+        """Who waits for one command does so only where there is none."""
+        for queue, pull, got in self.pulls:
+            backlog = self.case.gate.jobs.backlogs[queue]
+            if not got and pull._least == 1 and not pull._lines:
+                road = backlog.road
+                assert not road.waiting, (queue, road)
+                assert backlog.stored <= 0, (queue, backlog)
+
+
+PullMachineTests = PullMachine.TestCase
