@@ -80,12 +80,12 @@ class _AllEnded(Ended):
         self._left: set[str] = set()
         self._told: dict[str, State] | None = {}
 
-    def knows(self, graph: Graph) -> None:
-        """This is how it was, while it was watched: what has been told since then is newer."""
+    def knows(self, left: Iterable[str]) -> None:
+        """These had not ended, while it was watched: what has been told since then is newer."""
         told = self._told or {}
         self._told = None
-        states = {job.id: job.state for job in graph.jobs.values()} | told
-        self._left = {name for name, state in states.items() if state < TERMINAL}
+        self._left = {name for name in left if name not in told}
+        self._left |= {name for name, state in told.items() if state < TERMINAL}
         self._end_if_over()
 
     def changed(self, change: Change) -> None:
@@ -182,14 +182,14 @@ class Graphs:
             raise errors.UnknownJob(f"no graph is called {name!r}")
         return graph
 
-    async def wait(self, name: str, seconds: float, may: Callable[[Graph], None]) -> Graph:
+    async def wait(self, name: str, seconds: float, may: Callable[[str], None]) -> Graph:
         """
         A graph, once all its jobs have ended, or as it is when the time is up.
 
         Args:
             name: Its id.
             seconds: How long.
-            may: Raises for who may not read it.
+            may: Raises for who may not wait for one of somebody, by their token's name.
 
         Raises:
             UnknownJob: There is none of that id.
@@ -197,12 +197,13 @@ class Graphs:
         ended = _AllEnded()
         self._jobs.watches.add(name, ended)
         try:
-            graph = await self.get(name)
-            may(graph)
-            ended.knows(graph)
-            if ended.over or seconds <= 0:
-                return graph
-            await self._jobs.linger(ended, seconds)
+            found = await self._jobs.journal.unended(name)
+            if found is not None:
+                caller, left = found
+                may(caller)
+                ended.knows(left)
+                if not ended.over and seconds > 0:
+                    await self._jobs.linger(ended, seconds)
         finally:
             self._jobs.watches.remove(name, ended)
         return await self.get(name)

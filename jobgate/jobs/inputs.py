@@ -1,9 +1,9 @@
 """
 What a job needed, put beside its body before it goes down its Road.
 
-Replies may be as large as a frame, and hundreds of jobs may wait for their turn, so inputs
-are fetched only while little waits, and for several jobs with one question where they are
-small. Must not know what a job's queue is for, nor HTTP.
+Small inputs come out of the store together with their jobs. Replies may be as large as a
+frame, and hundreds of jobs may wait for their turn: large inputs are fetched for one job at
+a time, and only while little waits. Must not know what a job's queue is for, nor HTTP.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jobgate.errors import StoreUnavailable, Unprocessable
 from jobgate.wire.frames import MAX_FRAME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Sequence
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
@@ -29,10 +29,8 @@ if TYPE_CHECKING:
     from jobgate.jobs.job import Ending, Taken
     from jobgate.jobs.journal import Journal
 
-__all__ = ["Feeder", "as_input"]
+__all__ = ["Feeder", "as_input", "give"]
 
-_TOGETHER: Final = 4 * 1024 * 1024
-"""Bytes of inputs that are fetched with one question."""
 _WAITING: Final = 16 * 1024 * 1024
 """Bytes of bodies and inputs that wait in a queue, beyond which no more inputs are fetched."""
 _AGAIN: Final = 1.0
@@ -43,7 +41,7 @@ _OCTETS: Final = "application/octet-stream"
 
 class Feeder:
     """
-    Fetches the inputs of one queue's jobs.
+    Fetches the large inputs of one queue's jobs.
 
     Args:
         journal: Where the replies are.
@@ -112,46 +110,36 @@ class Feeder:
     async def _feed(self) -> None:
         try:
             while self._hungry:
-                batch = [*self._hungry.values()]
-                found = await self._ask([job for _, t in batch for _, job in t.inputs], _TOGETHER)
-                for command, taken in batch:
-                    if not self._give(command, taken, found):
-                        await self._feed_alone(command, taken)
+                command, taken = next(iter(self._hungry.values()))
+                while command.state is WAITING and self.road.bytes_waiting >= _WAITING:
+                    self._room = Deferred()
+                    await self._room
+                ids = [job for _, job in taken.inputs]
+                found = await self._journal.endings(list(dict.fromkeys(ids)), MAX_FRAME)
+                if self._hungry.pop(command.id, None) is None or command.state is not WAITING:
+                    continue
+                if all(job in found for job in ids):
+                    give(command, taken, [found[job] for job in ids])
+                    self._fed(command, taken)
+                else:
+                    message = f"its inputs are larger than a frame, which holds {MAX_FRAME} bytes"
+                    self._failed(command, taken, Unprocessable(message))
         except StoreUnavailable:
             if self._hungry:
                 self._again = self._clock.callLater(_AGAIN, self._start)
         finally:
             self._feeding = False
 
-    async def _feed_alone(self, command: Command, taken: Taken) -> None:
-        """One whose inputs are large."""
-        while command.state is WAITING and self.road.bytes_waiting >= _WAITING:
-            self._room = Deferred()
-            await self._room
-        found = await self._ask([job for _, job in taken.inputs], MAX_FRAME)
-        if not self._give(command, taken, found):
-            del self._hungry[command.id]
-            message = f"its inputs are larger than a frame, which holds {MAX_FRAME} bytes"
-            self._failed(command, taken, Unprocessable(message))
-
-    def _give(self, command: Command, taken: Taken, found: Mapping[str, Ending]) -> bool:
-        """Give it its inputs, if all of them were found; it may be wanted no more."""
-        if command.state is not WAITING:
-            self._hungry.pop(command.id, None)
-            return True
-        if any(job not in found for _, job in taken.inputs):
-            return False
-        command.inputs = tuple([as_input(name, found[job]) for name, job in taken.inputs])
-        command.extra = sum([len(its.body) for its in command.inputs])
-        del self._hungry[command.id]
-        self._fed(command, taken)
-        return True
-
-    async def _ask(self, ids: list[str], most: int) -> dict[str, Ending]:
-        return await self._journal.endings(list(dict.fromkeys(ids)), most)
-
     def _bug(self, failure: Failure) -> None:
         self._log.failure("inputs could not be fetched", failure=failure)
+
+
+def give(command: Command, taken: Taken, endings: Sequence[Ending]) -> None:
+    """Put how the needs of a job have ended, in their order, beside the body of its command."""
+    command.inputs = tuple(
+        [as_input(name, ending) for (name, _), ending in zip(taken.inputs, endings, strict=True)]
+    )
+    command.extra = sum([len(its.body) for its in command.inputs])
 
 
 def as_input(name: str, ending: Ending) -> Input:

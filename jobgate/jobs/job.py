@@ -142,6 +142,7 @@ class Taken(msgspec.Struct, frozen=True, gc=False):
         attempt: Starts so far; the next one is `attempt + 1`.
         spent: Of these, those that count against `attempts`.
         inputs: `(name, job id)` of what it needed, in the order of its needs.
+        fed: How these have ended, in the same order; empty if that is too much to come along.
     """
 
     id: str
@@ -160,6 +161,7 @@ class Taken(msgspec.Struct, frozen=True, gc=False):
     graph: str = ""
     name: str = ""
     inputs: tuple[tuple[str, str], ...] = ()
+    fed: tuple[Ending, ...] = ()
 
 
 class Job(msgspec.Struct, gc=False):

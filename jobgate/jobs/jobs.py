@@ -23,7 +23,7 @@ from jobgate.jobs import auditing
 from jobgate.jobs.backlog import Backlog
 from jobgate.jobs.endings import after_failure
 from jobgate.jobs.errand import Errand
-from jobgate.jobs.inputs import Feeder
+from jobgate.jobs.inputs import Feeder, give
 from jobgate.jobs.job import TERMINAL, Ending, Reply, State, Taken, document
 from jobgate.jobs.waiting import Ended, Gathering
 from jobgate.jobs.watches import Watches
@@ -417,9 +417,11 @@ class Jobs:
                 "a command with this body has killed workers within the last hour", executed="no"
             )
             self.clock.callLater(0, road.refuse, command, error)
-        elif taken.inputs:
+        elif taken.inputs and not taken.fed:
             backlog.feeder.add(command, taken)
         else:
+            if taken.fed:
+                give(command, taken, taken.fed)
             self._set_out(command, taken, backlog)
 
     def _fed(self, command: Command, taken: Taken) -> None:

@@ -219,7 +219,8 @@ class Journal(Protocol):
         Args:
             queue: Its name.
             count: At most so many.
-            max_bytes: And about so many bytes of bodies; one job is always given.
+            max_bytes: And about so many bytes of bodies, and of inputs that come along; one job
+                is always given.
         """
 
     def give_back(self, ids: Sequence[str]) -> Deferred[None]:
@@ -318,6 +319,9 @@ class Journal(Protocol):
         Returns:
             By id, what there is to know of those that have ended.
         """
+
+    def unended(self, graph: str) -> Deferred[tuple[str, list[str]] | None]:
+        """Whose a graph is, and the ids of its jobs that have not ended."""
 
     def kept(self, key: Key) -> Deferred[Kept | None]:
         """What a key stands for."""

@@ -199,7 +199,10 @@ class GraphRequests:
     async def result(self, exchange: Exchange, name: str) -> Response:
         """What all jobs of a graph have come to; 202 and its state until they have."""
         seconds = wait(exchange.head.target)
-        graph = await self._gate.graphs.wait(name, seconds, lambda its: self._may(exchange, its))
+        graph = await self._gate.graphs.wait(
+            name, seconds, lambda caller: self._may(exchange, caller)
+        )
+        self._may(exchange, graph.caller, graph)
         if _ended(graph):
             return await self._result(graph)
         return json_response(_state(graph), 202, fields=f"Location: /graphs/{name}\r\n")
@@ -239,16 +242,16 @@ class GraphRequests:
             Forbidden: It is somebody else's.
         """
         graph = await self._gate.graphs.get(name)
-        self._may(exchange, graph)
+        self._may(exchange, graph.caller, graph)
         return graph
 
     @staticmethod
-    def _may(exchange: Exchange, graph: Graph) -> None:
-        """Insist on the right to read a graph, and to end it."""
+    def _may(exchange: Exchange, caller: str, graph: Graph | None = None) -> None:
+        """Insist on the right to read somebody's graph, and to end it."""
         token = exchange.token
         if token is not None and not token.may("jobs"):
-            queues = {job.queue for job in graph.jobs.values()}
-            own = graph.caller == token.name
+            queues = {job.queue for job in graph.jobs.values()} if graph is not None else ()
+            own = caller == token.name
             if not (own and all(token.may(f"push:{queue}") for queue in queues)):
                 message = f"the token {token.name!r} may not read this graph"
                 raise errors.Forbidden(message)

@@ -21,6 +21,7 @@ __all__ = [
     "ahead",
     "body",
     "documents",
+    "ended",
     "endings",
     "get",
     "graph",
@@ -29,6 +30,7 @@ __all__ = [
     "queues",
     "result",
     "tries",
+    "unended",
 ]
 
 _FAR: Final = 100_000
@@ -187,6 +189,19 @@ def graph(ledger: Ledger, id_: str) -> Graph | None:
     return Graph(id_, created / 1000, caller, jobs, any(job.gone for job in jobs.values()))
 
 
+def unended(ledger: Ledger, id_: str) -> tuple[str, list[str]] | None:
+    """Whose a graph is, and the ids of its jobs that have not ended."""
+    found = ledger.ask("SELECT json_array(seq, caller) AS x FROM graph WHERE id = ?", (id_,))
+    if not found:
+        return None
+    ((number, caller),) = found
+    return caller, ledger.ask(
+        "SELECT json_quote(job.id) AS x FROM node JOIN job ON job.seq = node.seq"
+        " WHERE node.graph = ? AND (job.state < 4 OR job.state = 9)",
+        (number,),
+    )
+
+
 def named(ledger: Ledger, graph_: str, names: Sequence[str]) -> dict[str, str]:
     """The ids of a graph's jobs by name, of those that there are."""
     found = ledger.ask(
@@ -211,6 +226,11 @@ def endings(ledger: Ledger, ids: Sequence[str], max_bytes: int) -> dict[str, End
         if length <= max_bytes:
             max_bytes -= length
             chosen.append(seq)
+    return ended(ledger, chosen)
+
+
+def ended(ledger: Ledger, seqs: Sequence[int]) -> dict[str, Ending]:
+    """How these jobs have ended, by their ids."""
     # One row of text and bytes for all of them: a hand-over of the interpreter for each costs more.
     heads, data = ledger.db.execute(
         "SELECT json_group_array(json_array(id, state, status, content_type, length(data), error)),"
@@ -218,7 +238,7 @@ def endings(ledger: Ledger, ids: Sequence[str], max_bytes: int) -> dict[str, End
         " FROM (SELECT job.id, job.state, status, outcome.content_type, data, error"
         " FROM json_each(?) AS j JOIN job ON job.seq = j.value"
         " LEFT JOIN outcome ON outcome.seq = job.seq ORDER BY j.key)",
-        (encode(chosen).decode(),),
+        (encode(seqs).decode(),),
     ).fetchone()
     found = {}
     at = 0
@@ -227,7 +247,7 @@ def endings(ledger: Ledger, ids: Sequence[str], max_bytes: int) -> dict[str, End
         if status is not None:
             reply = Reply(status, content_type, data[at : at + length])
             at += length
-        found[id_] = Ending(State(state), reply, None if error is None else decode(error))
+        found[id_] = Ending(public(state), reply, None if error is None else decode(error))
     return found
 
 

@@ -210,6 +210,10 @@ class SqliteJournal:
         """How jobs have ended."""
         return self._do(Kind.READ, asking.endings, ids, max_bytes)
 
+    def unended(self, graph: str) -> Deferred[tuple[str, list[str]] | None]:
+        """Whose a graph is, and the ids of its jobs that have not ended."""
+        return self._do(Kind.READ, asking.unended, graph)
+
     def kept(self, key: Key) -> Deferred[Kept | None]:
         """What a key stands for."""
         return self._do(Kind.READ, entering.kept, key)

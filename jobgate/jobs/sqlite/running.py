@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jobgate.jobs.job import FOLLOWS, TERMINAL, Ending, State, Taken
+from jobgate.jobs.sqlite.asking import ended
 from jobgate.jobs.sqlite.entering import grow
 from jobgate.jobs.sqlite.ledger import CALL, HELD, INPUTS, ONCE, decode, encode, public
 
@@ -52,11 +53,11 @@ def take(ledger: Ledger, queue: str, count: int, max_bytes: int) -> list[Taken]:
     rows = rows[:chosen]
     for row in rows:
         ledger.move(row, HELD)
-    return taken(ledger, rows)
+    return taken(ledger, rows, max_bytes - total)
 
 
-def taken(ledger: Ledger, rows: Sequence[Row]) -> list[Taken]:
-    """Jobs with their bodies, to run them."""
+def taken(ledger: Ledger, rows: Sequence[Row], max_bytes: int = 0) -> list[Taken]:
+    """Jobs with their bodies, to run them; and with inputs of so many bytes."""
     ledger.flush()
     # One row of text and bytes for all of them: a hand-over of the interpreter for each costs more.
     heads, data = ledger.db.execute(
@@ -66,7 +67,8 @@ def taken(ledger: Ledger, rows: Sequence[Row]) -> list[Taken]:
         " ORDER BY j.key)",
         (encode([row.seq for row in rows]).decode(),),
     ).fetchone()
-    inputs = _inputs(ledger, [row.seq for row in rows if row.flags & INPUTS])
+    needy = [row.seq for row in rows if row.flags & INPUTS]
+    inputs, fed = _inputs(ledger, needy, max_bytes) if needy else ({}, {})
     found = []
     at = 0
     for row, (content_type, headers, length) in zip(rows, decode(heads), strict=True):
@@ -87,7 +89,8 @@ def taken(ledger: Ledger, rows: Sequence[Row]) -> list[Taken]:
                 once=bool(row.flags & ONCE),
                 graph=row.graph_id,
                 name=row.name,
-                inputs=tuple(inputs.get(row.seq, ())),
+                inputs=inputs.get(row.seq, ()),
+                fed=fed.get(row.seq, ()),
             )
         )
         at += length
@@ -158,17 +161,31 @@ def finish_waiting(ledger: Ledger, id_: str, ending: Ending) -> bool:
     return True
 
 
-def _inputs(ledger: Ledger, seqs: list[int]) -> dict[int, list[tuple[str, str]]]:
-    """What jobs needed: by their numbers, `(name, id)` in order."""
-    found: dict[int, list[tuple[str, str]]] = {}
-    if seqs:
-        for child, id_, name in ledger.ask(
-            "SELECT json_array(edge.child, job.id, node.name) AS x FROM edge"
-            " JOIN job ON job.seq = edge.parent"
-            " LEFT JOIN node ON job.graph > 0 AND node.graph = job.graph AND node.seq = job.seq"
-            " WHERE edge.child IN (SELECT value FROM json_each(?))"
-            " ORDER BY edge.child, edge.place",
-            (encode(seqs).decode(),),
-        ):
-            found.setdefault(child, []).append((name or id_, id_))
-    return found
+def _inputs(
+    ledger: Ledger, seqs: list[int], max_bytes: int
+) -> tuple[dict[int, tuple[tuple[str, str], ...]], dict[int, tuple[Ending, ...]]]:
+    """What jobs needed: by their numbers, `(name, id)` in order; and how that ended, if small."""
+    parents: dict[int, list[tuple[int, str, str, int]]] = {}
+    for child, *parent in ledger.ask(
+        "SELECT json_array(edge.child, job.seq, coalesce(node.name, job.id), job.id,"
+        " ifnull(length(data), 0)) AS x FROM edge"
+        " JOIN job ON job.seq = edge.parent LEFT JOIN outcome ON outcome.seq = job.seq"
+        " LEFT JOIN node ON job.graph > 0 AND node.graph = job.graph AND node.seq = job.seq"
+        " WHERE edge.child IN (SELECT value FROM json_each(?))"
+        " ORDER BY edge.child, edge.place",
+        (encode(seqs).decode(),),
+    ):
+        parents.setdefault(child, []).append(tuple(parent))
+    chosen: dict[int, None] = {}
+    small = []
+    for child, its in parents.items():
+        new = {seq: length for seq, _, _, length in its if seq not in chosen}
+        if sum(new.values()) <= max_bytes:
+            max_bytes -= sum(new.values())
+            chosen.update(dict.fromkeys(new))
+            small.append(child)
+    found = ended(ledger, list(chosen)) if chosen else {}
+    return (
+        {child: tuple([(name, id_) for _, name, id_, _ in its]) for child, its in parents.items()},
+        {child: tuple([found[id_] for _, _, id_, _ in parents[child]]) for child in small},
+    )
