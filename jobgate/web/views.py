@@ -44,10 +44,12 @@ class Status(msgspec.Struct):
     Attributes:
         status: In a word.
         queues: The queues that cannot accept, and why.
+        store: Why nothing can be stored; absent while it can.
     """
 
     status: str
     queues: dict[str, str] = {}
+    store: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Reload(msgspec.Struct):

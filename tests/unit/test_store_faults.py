@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobgate.errors import ConfigError, StoreUnavailable
+from jobgate.errors import ConfigError, QueueFull, StoreUnavailable
 from jobgate.jobs.job import Change, State
 from jobgate.jobs.sqlite import journal as face
 from jobgate.testing import inline_journal
@@ -112,7 +112,9 @@ class FullDiskTests(FaultCase):
         )
         self.clock.advance(1.0)
         self.assertEqual(journal.trouble, "")
+        # What was tried and taken back has left no trace in the counts.
         self.successResultOf(journal.put([new("c")], limits={"q": 1}))
+        self.failureResultOf(journal.put([new("d")], limits={"q": 1}), QueueFull)
         self.assertEqual(self.ids(), ["c", "b", "a"])
         self.assertEqual(len([line for line in self.log if "cannot be stored" in line]), 1)
         self.assertEqual(len([line for line in self.log if "can be stored" in line]), 1)
@@ -324,10 +326,16 @@ class OtherFileTests(FaultCase):
         self.assertTrue(Path(self.path).exists())
 
     def test_no_folder(self) -> None:
-        """It cannot be made; when it can, it is."""
+        """It could never be made, or not now; when it can be, it is."""
         folder = Path(self.mktemp()).absolute()
         self.path = str(folder / "db")
+        never = inline_journal(self.clock, self.path)
+        error = self.failureResultOf(never.open(lambda _: None), ConfigError).value
+        self.assertIn(f"there is no folder {folder}", str(error))
+        self.successResultOf(never.close())
+        folder.mkdir()
         self.journal = self.open()
+        folder.rmdir()
         self.assertIn(os.strerror(errno.ENOENT), self.refused().detail)
         folder.mkdir()
         self.clock.advance(1.0)

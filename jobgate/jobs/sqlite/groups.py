@@ -132,6 +132,10 @@ class Groups:
             ConfigError: It cannot be used.
         """
         if self._made or not os.path.exists(self._path):  # noqa: PTH110
+            folder = os.path.dirname(self._path) or "."  # noqa: PTH120
+            if not self._made and not os.path.isdir(folder):  # noqa: PTH112
+                message = f"{self._path}: there is no folder {folder} to make the store in"
+                raise ConfigError(message)
             # Until the first job is put, an empty store in RAM answers for the file.
             schema.create(self._ledger.db)
             return {}, []

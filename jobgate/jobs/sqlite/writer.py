@@ -90,6 +90,7 @@ class ThreadWriter:
     def close(self) -> Deferred[None]:
         """Run what was submitted, then close the store."""
         if not self._thread.is_alive():
+            self._groups.close()
             return succeed(None)
         self._arrivals.put(None)
         return self._ended
