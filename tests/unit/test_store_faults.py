@@ -323,7 +323,9 @@ class OtherFileTests(FaultCase):
         Path(self.path).unlink()
         self.clock.advance(1.0)
         self.successResultOf(journal.put([new("a")]))
-        self.assertTrue(Path(self.path).exists())
+        for end in ("", "-wal", ".lock"):
+            mode = Path(self.path + end).stat().st_mode
+            self.assertEqual(mode & 0o777, 0o600, end)
 
     def test_no_folder(self) -> None:
         """It could never be made, or not now; when it can be, it is."""

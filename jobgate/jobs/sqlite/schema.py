@@ -162,6 +162,9 @@ def attach(path: str) -> sqlite3.Connection:
     """
     if os.path.exists(path) and os.path.getsize(path) > 0:  # noqa: PTH110, PTH202
         _check_header(path)
+    else:
+        # Bodies may be secret; SQLite would ask the umask. The log gets the file's mode.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     db = connect(path)
     try:
         # The index of the log in our own RAM, and nobody else in the file while we run:
