@@ -59,6 +59,7 @@ class Backlog:
         window: What is here, waiting or running, by id.
         wanted: How many somebody else than the queue's workers would take.
         pulls: Who that is.
+        starting: How many are here whose start is being stored.
         closed: Nothing more comes.
     """
 
@@ -82,6 +83,7 @@ class Backlog:
         self._look_in = look_in
         self.wanted = 0
         self.pulls: set[Puller] = set()
+        self.starting = 0
         self.closed = False
         self._coming = 0
         self._taking = False
@@ -198,8 +200,13 @@ class Backlog:
         """A job that waited for its inputs has them, or waits no more."""
         self._tell_if_here()
 
+    def started(self) -> None:
+        """The start of a job has been stored."""
+        self.starting -= 1
+        self._tell_if_here()
+
     def _tell_if_here(self) -> None:
-        if not self._coming and not self.feeder.hungry:
+        if not self._coming and not self.feeder.hungry and not self.starting:
             calls, self._when_here = self._when_here, []
             for call in calls:
                 call()

@@ -443,8 +443,13 @@ class Jobs:
             road.enter(command, key=key)
             return
         command.recorded = command.attempt + 1
-        started = self.journal.start(command.id, command.recorded, "")
-        self._keep(started.addCallback(lambda _: road.enter(command, key=key)))
+        backlog.starting += 1
+
+        def enter(_: None) -> None:
+            road.enter(command, key=key)
+            backlog.started()
+
+        self._keep(self.journal.start(command.id, command.recorded, "").addCallback(enter))
 
     def replied(self, reply: travelling.Reply, command: Command, taken: Taken) -> None:
         """A job's worker has answered."""
@@ -585,7 +590,10 @@ class Jobs:
 
 def _ended_elsewhere(command: Command) -> None:
     """It has been ended from outside: whoever has it need not go on."""
-    if command.stream is None:
+    if command.forget is None:
+        # It has not set out yet, or has been refused.
+        command.state = DONE
+    elif command.stream is None:
         command.reply.cancel()
     else:
         command.leave()

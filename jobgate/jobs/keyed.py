@@ -15,6 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as TooLate
 
 from jobgate import errors
+from jobgate.command import DONE
 from jobgate.jobs.job import TERMINAL, Ending, Job, NewJob, Reply, State, document
 from jobgate.jobs.waiting import Gathering, shielded
 
@@ -131,7 +132,8 @@ async def _put(jobs: Jobs, job: NewJob, command: Command, key: Key) -> Kept | No
 async def _outcome(jobs: Jobs, job: Job, *, replayed: bool = False) -> Outcome:
     reply = None
     if job.state == State.SUCCEEDED and not job.gone:
-        reply = await jobs.journal.result(job.id)
+        # What a puller has taken for good, or acknowledged, has succeeded without a reply.
+        reply = await jobs.journal.result(job.id) or Reply(200, "application/octet-stream", b"")
     return Outcome(job, reply, replayed)
 
 
@@ -154,6 +156,8 @@ async def _join(jobs: Jobs, name: str, command: Command) -> Outcome | None:
 
 
 async def _run(jobs: Jobs, road: Road, command: Command, *, shard: str, no_queue: bool) -> Outcome:
+    if command.state is DONE:
+        return await outcome(jobs, command.id, 0)
     command.on_start = jobs.started
     try:
         road.submit(command, key=shard, no_queue=no_queue)

@@ -266,15 +266,14 @@ class Leases:
 
     async def _fail_all(self, lease: str, error: errors.CommandFailed) -> bool:
         leased = await self._jobs.journal.leased(lease)
-        if leased is None:
-            return False
-        for name, attempt in leased.jobs:
+        ended = False
+        for name, attempt in leased.jobs if leased is not None else ():
             job = await self._jobs.get(name)
             ending = self._jobs.ending_of(job.queue, job.spent, job.attempts, error)
-            await self._jobs.journal.finish(name, attempt, ending)
+            ended |= await self._jobs.journal.finish(name, attempt, ending)
             if ending.state == State.SCHEDULED:
                 self._jobs.sweep_in(ending.delay)
-        return True
+        return ended
 
     async def _finish(self, name: str, lease: str, ending: Ending) -> None:
         journal = self._jobs.journal

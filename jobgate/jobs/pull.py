@@ -140,7 +140,9 @@ class Pull:
             self._road.not_started(command)
 
     def end(self) -> None:
-        """Wait no longer: what it has is what it gets."""
+        """Wait no longer: what it has, and what has come with that, is what it gets."""
+        if not self._ended:
+            self._collect()
         if not self._ended:
             self._end()
 
@@ -200,9 +202,7 @@ class Pull:
 
     def _time_is_up(self) -> None:
         self._timer = None
-        self._collect()
-        if not self._ended:
-            self._end()
+        self.end()
 
     def _end(self) -> None:
         self._stop()

@@ -169,7 +169,8 @@ class Program:
         pass_fds: tuple[int, ...] = (),
         env: Mapping[str, str] | None = None,
     ) -> Program:
-        """Start it and wait until it listens."""
+        """Start it, or start it again, and wait until it listens."""
+        self.killed = False
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [

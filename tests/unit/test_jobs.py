@@ -608,6 +608,23 @@ class KeyedTests(JobsCase):
         self.assertIn(frames.CANCEL, self.child.kinds)
         self.child.reply()
 
+    def test_cancelled_while_it_is_stored(self) -> None:
+        """Cancelled in the same breath in which it was stored, it is not begun."""
+        self.journal._writer.hold()
+        first = self.call()
+        self.journal.cancel(self.name, "by request")
+        self.journal._writer.release()
+        self.assertIs(self.successResultOf(first).job.state, State.CANCELLED)
+        self.assertEqual(self.child.commands, [])
+
+    def test_refused(self) -> None:
+        """One that is refused at the door ends so, and is not kept."""
+        self.gate.dispatcher["q"].draining = True
+        self.failureResultOf(self.call(), errors.ShuttingDown)
+        self.failureResultOf(self.gate.jobs.get(self.name), errors.UnknownJob)
+        self.assertEqual(self.flushLoggedErrors(), [])
+        self.gate.dispatcher["q"].draining = False
+
     def test_cancelled_while_streaming(self) -> None:
         """Likewise while its reply comes in parts."""
         first = self.call()
