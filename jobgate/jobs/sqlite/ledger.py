@@ -142,6 +142,50 @@ _NODE: Final = ("INSERT INTO node VALUES {}", 3)
 _EDGE: Final = ("INSERT OR IGNORE INTO edge (parent, child, place) VALUES {}", 3)
 
 
+class _Alike:
+    """
+    New jobs that differ in nothing but id and number, so that one statement inserts them all.
+
+    Args:
+        state: Where they stand.
+        fixed: Their columns, from the third on, in the order of `_INSERT`.
+
+    Attributes:
+        numbers: Number by id.
+    """
+
+    __slots__ = ("fixed", "numbers", "state")
+
+    def __init__(self, state: int, fixed: tuple[Any, ...]) -> None:
+        self.state = state
+        self.fixed = fixed
+        self.numbers: dict[str, int] = {}
+
+
+def _alike(job: NewJob, now: int, *, claim: bool, graph: int, waits: int) -> _Alike:
+    """What a new job has in common with others."""
+    due = now + max(1, round(job.delay * 1000)) if job.delay > 0 else 0
+    patience = max(1, round(job.expires * 1000)) if job.expires > 0 else 0
+    expires = now + patience if patience else 0
+    flags = (job.call and CALL) | (job.once and ONCE) | (INPUTS if job.needs else 0)
+    if job.when == "finished":
+        flags |= EITHER
+    if waits:
+        state = int(State.BLOCKED)
+    elif due:
+        state = int(State.SCHEDULED)
+    else:
+        state = HELD if claim else int(State.QUEUED)
+    return _Alike(
+        state,
+        (
+            job.queue, state, (due or now) + job.priority * _AGEING, job.priority, job.attempts,
+            now, due, _alarm(state, due, expires), expires, patience, round(job.keep * 1000),
+            waits, flags, job.caller, job.callback, graph,
+        ),
+    )  # fmt: skip
+
+
 class Ledger:
     """
     Jobs, between steps and tables.
@@ -166,7 +210,7 @@ class Ledger:
         self._next = 1
         self._touched: dict[str, Row] = {}
         self._dirty: list[Row] = []
-        self._fresh: dict[tuple[object, ...], dict[str, int]] = {}
+        self._fresh: dict[tuple[object, ...], _Alike] = {}
         self._bodies: list[tuple[object, ...]] = []
         self._outcomes: dict[int, tuple[object, ...]] = {}
         self._tries: list[tuple[object, ...]] = []
@@ -300,56 +344,32 @@ class Ledger:
             graph_id: And its id.
             waits: How many jobs it needs that have not ended.
         """
-        now = self.now
         seq = self._next
         self._next = seq + 1
-        due = now + max(1, round(job.delay * 1000)) if job.delay > 0 else 0
-        patience = max(1, round(job.expires * 1000)) if job.expires > 0 else 0
-        expires = now + patience if patience else 0
-        flags = (job.call and CALL) | (job.once and ONCE) | (INPUTS if job.needs else 0)
-        if job.when == "finished":
-            flags |= EITHER
-        if waits:
-            state = int(State.BLOCKED)
-        elif due:
-            state = int(State.SCHEDULED)
-        else:
-            state = HELD if claim else int(State.QUEUED)
-        fixed = (
-            job.queue,
-            state,
-            (due or now) + job.priority * _AGEING,
-            job.priority,
-            job.attempts,
-            now,
-            due,
-            _alarm(state, due, expires),
-            expires,
-            patience,
-            round(job.keep * 1000),
-            waits,
-            flags,
-            job.caller,
-            job.callback,
-            graph,
-        )
-        alike = self._fresh.get(fixed)
+        like = (
+            job.queue, job.priority, job.attempts, job.delay, job.expires, job.keep, job.caller,
+            job.callback, job.call, job.once, job.when, not job.needs, claim, graph, waits,
+        )  # fmt: skip
+        alike = self._fresh.get(like)
         if alike is None:
-            alike = self._fresh[fixed] = {}
-        if job.id in alike:
+            alike = self._fresh[like] = _alike(job, self.now, claim=claim, graph=graph, waits=waits)
+        if job.id in alike.numbers:
             message = f"job {job.id} is put twice at once"
             raise ValueError(message)
-        alike[job.id] = seq
+        alike.numbers[job.id] = seq
+        state = alike.state
         self._bodies.append((seq, job.content_type, job.headers, job.body))
         if graph:
             self._nodes.append((graph, seq, job.name))
             self._live[graph] = self._live.get(graph, 0) + 1
         if state == HELD:
             # It will be started soon: a row now saves reading it then.
-            row = Row(
-                seq, job.id, *fixed[:4], 0, 0, job.attempts, now, due, 0, 0, *fixed[7:13], "",
-                job.caller, job.callback, graph, 0, graph_id, job.name,
+            fixed = alike.fixed
+            values = (
+                seq, job.id, *fixed[:4], 0, 0, *fixed[4:7], 0, 0, *fixed[7:13], "", *fixed[13:],
+                0, graph_id, job.name,
             )  # fmt: skip
+            row = Row(*values)
             self.rows[job.id] = self._touched[job.id] = row
         self._more[job.queue] = self._more.get(job.queue, 0) + 1
         self.changes.append(
@@ -509,8 +529,8 @@ class Ledger:
     def _write(self) -> None:
         db = self.db
         if self._fresh:
-            for fixed, alike in self._fresh.items():
-                db.execute(_INSERT, (encode(alike).decode(), *fixed))
+            for alike in self._fresh.values():
+                db.execute(_INSERT, (encode(alike.numbers).decode(), *alike.fixed))
             self._fresh.clear()
             self._write_rows(_BODY, self._bodies)
             self._bodies.clear()
