@@ -205,6 +205,9 @@ class FramesConversation(Conversation):
 
     def _meta_rest(self, command: Command) -> str:
         """The part of a command's meta that most commands of a content type share."""
+        plain = command.deadline == _FOREVER and not command.headers
+        if plain and command.content_type in self._meta_rests:
+            return self._meta_rests[command.content_type]
         kind = _json(command.content_type).decode()
         time = self._config.timeout or _FOREVER
         time = min(time, command.deadline - self._seconds())
@@ -214,7 +217,6 @@ class FramesConversation(Conversation):
             f',"queue":{self._meta_queue},"content_type":{kind},'
             f'"remaining_ms":{remaining},"headers":{headers}}}'
         )
-        plain = command.deadline == _FOREVER and not command.headers
         if plain and len(self._meta_rests) < _REMEMBERED:
             self._meta_rests[command.content_type] = rest
         return rest

@@ -247,6 +247,4 @@ def _meet(ledger: Ledger, ended: list[tuple[int, Row]]) -> None:
         (text,),
     )
     for child, parent in ended:
-        row = children[child]
-        if row.state == State.BLOCKED:
-            ledger.need_ended(row, parent)
+        ledger.need_ended(children[child], parent)

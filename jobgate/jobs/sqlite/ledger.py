@@ -619,41 +619,77 @@ class Ledger:
     def _settle_dependents(self) -> None:
         ended = {row.seq: row for row in self._ended}
         self._ended.clear()
-        parents = encode(list(ended)).decode()
-        edges: list[list[int]] = self.ask(
-            "SELECT json_array(parent, child) AS x FROM edge"
-            " WHERE parent IN (SELECT value FROM json_each(?)) AND met = 0 ORDER BY child, place",
+        good = [row.seq for row in ended.values() if row.state == State.SUCCEEDED]
+        if good:
+            self._meet(encode(good).decode())
+        if len(good) < len(ended):
+            self._disappoint(ended)
+        self.db.execute(
+            "UPDATE edge SET met = 1 WHERE parent IN (SELECT value FROM json_each(?))",
+            (encode(list(ended)).decode(),),
+        )
+
+    def _meet(self, parents: str) -> None:
+        """These have succeeded: what needs them waits for fewer."""
+        found: list[tuple[int, int, int]] = self.ask(
+            "SELECT json_array(edge.child, job.waits, count(*)) AS x FROM edge"
+            " JOIN job ON job.seq = edge.child WHERE job.state = 0 AND edge.met = 0"
+            " AND edge.parent IN (SELECT value FROM json_each(?)) GROUP BY edge.child",
             (parents,),
         )
-        if not edges:
-            return
-        self.db.execute(
-            "UPDATE edge SET met = 1 WHERE parent IN (SELECT value FROM json_each(?))", (parents,)
+        # Who only waits for fewer from now on need not come into RAM, unless it is there.
+        here = {row.seq for row in self._touched.values() if row.state == State.BLOCKED}
+        fewer: dict[int, list[int]] = {}
+        less = {}
+        for child, waits, count in found:
+            if count < waits and child not in here:
+                fewer.setdefault(count, []).append(child)
+            else:
+                less[child] = count
+        for count, seqs in fewer.items():
+            self.db.execute(
+                "UPDATE job SET waits = waits - ? WHERE seq IN (SELECT value FROM json_each(?))",
+                (count, encode(seqs).decode()),
+            )
+        if less:
+            for row in self._children(less):
+                self._wait_for_fewer(row, less[row.seq])
+
+    def _disappoint(self, ended: dict[int, Row]) -> None:
+        """These have ended, and not all of them well."""
+        edges: list[tuple[int, int]] = self.ask(
+            "SELECT json_array(parent, child) AS x FROM edge WHERE met = 0"
+            " AND parent IN (SELECT value FROM json_each(?)) ORDER BY child, place",
+            (encode([seq for seq, row in ended.items() if row.state != State.SUCCEEDED]).decode(),),
         )
-        seqs = encode(list({child for _, child in edges})).decode()
-        children = {
-            row.seq: row
-            for row in self.load("WHERE job.seq IN (SELECT value FROM json_each(?))", (seqs,))
-        }
-        for parent, child in edges:
-            row = children[child]
-            if row.state == State.BLOCKED:
-                self.need_ended(row, ended[parent])
+        if edges:
+            children = {row.seq: row for row in self._children({child for _, child in edges})}
+            for parent, child in edges:
+                self.need_ended(children[child], ended[parent])
+
+    def _children(self, seqs: Iterable[int]) -> list[Row]:
+        text = encode(list(seqs)).decode()
+        return self.load("WHERE job.seq IN (SELECT value FROM json_each(?))", (text,))
 
     def need_ended(self, row: Row, parent: Row) -> None:
-        """What a blocked job needs has ended: it waits for one less, or cannot run any more."""
+        """What a job needs has ended: if it is blocked it waits for one less, or never runs."""
+        if row.state != State.BLOCKED:
+            return
         if parent.state == State.SUCCEEDED or row.flags & EITHER:
-            row.waits -= 1
-            self.touch(row)
-            if not row.waits:
-                later = row.due > self.now
-                if not later:
-                    row.due = 0
-                self.move(row, State.SCHEDULED if later else State.QUEUED)
+            self._wait_for_fewer(row, 1)
             return
         word = public(parent.state).word
         why = f"it needed {parent.name or parent.id}, which is {word}"
         self.end(row, State.CANCELLED, None, document(Cancelled(why)))
+
+    def _wait_for_fewer(self, row: Row, count: int) -> None:
+        row.waits -= count
+        self.touch(row)
+        if not row.waits:
+            later = row.due > self.now
+            if not later:
+                row.due = 0
+            self.move(row, State.SCHEDULED if later else State.QUEUED)
 
     def _put_notices(self) -> None:
         """The ends that are to be told: commands for the queue of callbacks."""
