@@ -69,6 +69,10 @@ encode = msgspec.json.Encoder().encode
 decode = msgspec.json.decode
 
 
+_Ready = tuple[str, str, int, str, str]
+"""A job that waits for a worker from now on: id, queue, attempt, graph, caller."""
+
+
 class Row(msgspec.Struct, array_like=True, gc=False):
     """A row of the table of jobs; times and spans in milliseconds."""
 
@@ -631,25 +635,41 @@ class Ledger:
 
     def _meet(self, parents: str) -> None:
         """These have succeeded: what needs them waits for fewer."""
-        found: list[tuple[int, int, int]] = self.ask(
-            "SELECT json_array(edge.child, job.waits, count(*)) AS x FROM edge"
-            " JOIN job ON job.seq = edge.child WHERE job.state = 0 AND edge.met = 0"
-            " AND edge.parent IN (SELECT value FROM json_each(?)) GROUP BY edge.child",
-            (parents,),
+        found: list[tuple[int, int, int, bool, _Ready]] = self.ask(
+            "SELECT json_array(edge.child, job.waits, count(*), job.due > ?2, CASE job.waits"
+            " WHEN count(*) THEN json_array(job.id, job.queue, job.attempt,"
+            " ifnull((SELECT id FROM graph WHERE seq = job.graph), ''), job.caller) END) AS x"
+            " FROM edge JOIN job ON job.seq = edge.child WHERE job.state = 0 AND edge.met = 0"
+            " AND edge.parent IN (SELECT value FROM json_each(?1)) GROUP BY edge.child",
+            (parents, self.now),
         )
-        # Who only waits for fewer from now on need not come into RAM, unless it is there.
+        # Who only waits for fewer from now on, or for a worker, need not come into RAM, unless
+        # it is there.
         here = {row.seq for row in self._touched.values() if row.state == State.BLOCKED}
         fewer: dict[int, list[int]] = {}
+        ready = []
         less = {}
-        for child, waits, count in found:
-            if count < waits and child not in here:
+        for child, waits, count, later, job in found:
+            if child in here or (later and count == waits):
+                less[child] = count
+            elif count < waits:
                 fewer.setdefault(count, []).append(child)
             else:
-                less[child] = count
+                ready.append(child)
+                name, queue, attempt, graph, caller = job
+                self.changes.append(
+                    Change(name, queue, State.QUEUED, attempt, graph, State.BLOCKED, caller=caller)
+                )
         for count, seqs in fewer.items():
             self.db.execute(
                 "UPDATE job SET waits = waits - ? WHERE seq IN (SELECT value FROM json_each(?))",
                 (count, encode(seqs).decode()),
+            )
+        if ready:
+            self.db.execute(
+                "UPDATE job SET state = 2, waits = 0, due = 0, alarm = expires"
+                " WHERE seq IN (SELECT value FROM json_each(?))",
+                (encode(ready).decode(),),
             )
         if less:
             for row in self._children(less):
