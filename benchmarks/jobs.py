@@ -9,6 +9,7 @@ ends as ``call.py`` does. ``README.md`` beside this file explains the rows and h
 from __future__ import annotations
 
 import functools
+import json
 import statistics
 import sys
 import time
@@ -16,9 +17,10 @@ from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 
 from arrivals import send_at
-from callers import metric, push_lines, wait_for_metric
+from callers import Caller, metric, push_lines, request_bytes, wait_for_metric
 from checks import Bar, Check
 from measure import Load, Sample, measure, spread_of
+from processes import BenchmarkError
 from report import MEBI, Result
 from rows import Bodies
 from runs import Row, figure, interleave, main, ratio, say
@@ -35,6 +37,10 @@ SOME = 8
 LINES = 100
 UNFINISHED = 100_000
 BACKLOG = 1_000_000
+LAYERS = 100
+NODES = 10_000
+NEEDS = 2
+"""Of a node of the graph, all of them in the layer before it."""
 WORK = 4.0
 """Milliseconds that the work of the baseline takes: one process can do 250 a second."""
 ARRIVALS = 350.0
@@ -74,7 +80,7 @@ def run(result: Result, only: Sequence[str], folder: Path) -> None:
         if result.samples.get("call"):
             result.checks += store_checks(running, single)
     result.checks += claims(result)
-    for section in (restart_checks, backlog_checks, baseline_checks):
+    for section in (graph_checks, restart_checks, backlog_checks, baseline_checks):
         name = section.__name__.removesuffix("_checks")
         if any(fnmatch(name, each) for each in only):
             result.checks += section(folder, bodies.small.read_bytes(), result)
@@ -138,6 +144,44 @@ def settled(running: Running) -> float:
         time.sleep(1.0)
         before, now = now, metric(running.url, "jobgate_store_writes_total")
     return now
+
+
+def graph_checks(folder: Path, line: bytes, result: Result) -> Iterator[Check]:
+    """
+    Submit a large graph, let two workers go through it, and fetch its result.
+    """
+    width = NODES // LAYERS
+    jobs = {
+        f"{layer}-{at}": {
+            "queue": "bench",
+            "body": json.loads(line),
+            "needs": [f"{layer - 1}-{(at + k) % width}" for k in range(NEEDS)] if layer else [],
+        }
+        for layer in range(LAYERS)
+        for at in range(width)
+    }
+    graph = json.dumps({"jobs": jobs}).encode()
+    running = gate("echo_bytes.py", workers=2, in_flight=8)(folder / "graph")
+    costs, rates = [], []
+    with running.child, Caller(running.url) as caller:
+        for _ in range(result.rounds):
+            say(f"a graph of {NODES:,} nodes in {LAYERS} layers")
+            before, began = running.child.own_cpu(), time.monotonic()
+            name = json.loads(caller.ask(request_bytes("POST", "/graphs", graph)).body)["id"]
+            ask = request_bytes("GET", f"/graphs/{name}/result?wait=30")
+            while (answer := caller.ask(ask)).status == 202:
+                continue
+            costs.append((running.child.own_cpu() - before) * 1e6 / NODES)
+            rates.append(NODES / (time.monotonic() - began))
+            if json.loads(answer.body)["state"] != "succeeded":
+                raise BenchmarkError(f"the graph ended so: {answer.body[:1000]!r}")
+    yield Check(
+        f"a graph of {NODES:,} nodes in {LAYERS} layers: CPU of the gate a node",
+        "us",
+        spread_of(costs),
+        Bar(300, more=LESS),
+        other=f"{spread_of(rates).median:,.0f} nodes/s",
+    )
 
 
 def restart_checks(folder: Path, line: bytes, result: Result) -> Iterator[Check]:

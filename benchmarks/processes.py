@@ -165,6 +165,15 @@ class Child:
         """
         return sum(stat.cpu for stat in read_tree(self.process.pid))
 
+    def own_cpu(self) -> float:
+        """
+        Return the seconds of CPU that the first process alone has used so far.
+        """
+        stat = read_stat(self.process.pid)
+        if stat is None:
+            raise BenchmarkError("the process is gone")
+        return stat.cpu
+
     def rss(self) -> int:
         """
         Return the bytes of RAM that the first process alone holds (its children not counted).
