@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from jobgate.errors import BadRequest
 from jobgate.jobs.job import Ending, Job, Reply, State, Try
 from jobgate.jobs.journal import Graph
-from jobgate.jobs.sqlite.ledger import CALL, GONE, HELD, INPUTS, decode, encode, public
+from jobgate.jobs.sqlite.ledger import CALL, GONE, INPUTS, decode, encode, public
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,7 +35,6 @@ __all__ = [
 
 _FAR: Final = 100_000
 """Jobs ahead of one that are counted at most."""
-_STATES: Final = (*State, HELD)
 
 
 def documents(ledger: Ledger, rows: Sequence[Row]) -> list[Job]:
@@ -166,9 +165,8 @@ def ahead(ledger: Ledger, id_: str) -> int:
         return 0
     ledger.flush()
     (count,) = ledger.db.execute(
-        "SELECT (SELECT count(*) FROM (SELECT 1 FROM job WHERE queue = ?1 AND state = 2"
-        " AND (turn, seq) < (?2, ?3) LIMIT ?4))"
-        " + (SELECT count(*) FROM job WHERE queue = ?1 AND state = 9 AND (turn, seq) < (?2, ?3))",
+        "SELECT count(*) FROM (SELECT 1 FROM job WHERE queue = ? AND state = 2"
+        " AND (turn, seq) < (?, ?) LIMIT ?)",
         (row.queue, row.turn, row.seq, _FAR),
     ).fetchone()
     return int(count)
@@ -197,7 +195,7 @@ def unended(ledger: Ledger, id_: str) -> tuple[str, list[str]] | None:
     ((number, caller),) = found
     return caller, ledger.ask(
         "SELECT json_quote(job.id) AS x FROM node JOIN job ON job.seq = node.seq"
-        " WHERE node.graph = ? AND (job.state < 4 OR job.state = 9)",
+        " WHERE node.graph = ? AND job.state < 4",
         (number,),
     )
 
@@ -253,9 +251,7 @@ def ended(ledger: Ledger, seqs: Sequence[int]) -> dict[str, Ending]:
 
 def _newest(ledger: Ledger, queue: str, state: State | None, limit: int, before: int) -> list[int]:
     """The highest numbers below one, from the index's stretches by queue and state."""
-    states: Iterable[int] = _STATES
-    if state is not None:
-        states = (state, HELD) if state is State.QUEUED else (state,)
+    states: Iterable[int] = State if state is None else (state,)
     seqs: list[int] = []
     for name in [queue] if queue else queues(ledger):
         for each in states:

@@ -225,7 +225,7 @@ def _check_growth(
     if waiting and ledger.ask(
         "WITH RECURSIVE above (seq) AS (SELECT value FROM json_each(?1) UNION"
         " SELECT edge.parent FROM edge JOIN above ON edge.child = above.seq"
-        " JOIN job ON job.seq = edge.parent WHERE job.state < 4 OR job.state = 9)"
+        " JOIN job ON job.seq = edge.parent WHERE job.state < 4)"
         " SELECT seq AS x FROM above WHERE seq = ?2",
         (encode(waiting).decode(), row.seq),
     ):

@@ -49,6 +49,8 @@ class Kind(Enum):
     WRITE = auto()
     LASTING = auto()
     """It is tried until it is stored."""
+    HOLD = auto()
+    """It stores nothing, but what follows it will."""
     UPKEEP = auto()
     """It often finds nothing to store."""
 
@@ -172,7 +174,10 @@ class Groups:
         """
         # Whoever asks, and then waits to be told of what changes, must not miss what is between.
         group = sorted(group, key=lambda operation: operation.kind is Kind.READ)
-        if self.trouble and self._clock() - self._failed < _PAUSE:
+        if self.trouble and (
+            self._clock() - self._failed < _PAUSE
+            or all(operation.kind is Kind.HOLD for operation in group)
+        ):
             return [], self._refuse(group)
         try:
             return self._transaction(group), []

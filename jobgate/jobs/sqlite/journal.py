@@ -123,7 +123,7 @@ class SqliteJournal:
 
     def take(self, queue: str, count: int, max_bytes: int) -> Deferred[list[Taken]]:
         """Take queued jobs to run them here."""
-        return self._do(Kind.WRITE, running.take, queue, count, max_bytes)
+        return self._do(Kind.HOLD, running.take, queue, count, max_bytes)
 
     def give_back(self, ids: Sequence[str]) -> Deferred[None]:
         """Leave what was taken, and not started, for another `take`."""

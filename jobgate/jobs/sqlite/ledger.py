@@ -41,9 +41,9 @@ __all__ = [
 ]
 
 HELD: Final = 9
-"""In the column `state`: `QUEUED`, and taken by this gate."""
+"""`QUEUED`, and taken by this gate: known in RAM only, so that to take stores nothing."""
 _PUBLIC: Final[tuple[State, ...]] = (*State, State.QUEUED, State.QUEUED)
-"""By the column `state`, with a gap at 8."""
+"""By a row's state, with a gap at 8."""
 WAITING: Final = (State.BLOCKED, State.SCHEDULED, State.QUEUED, HELD)
 
 CALL: Final = 1
@@ -57,6 +57,8 @@ NEEDED: Final = 16
 """Others need it."""
 GONE: Final = 32
 """Its outcome is no longer kept."""
+_SPOKEN: Final = 64
+"""It has an outcome already, of an earlier attempt or end."""
 
 _AGEING: Final = 10_000
 """Milliseconds in which a waiting job rises one level."""
@@ -179,9 +181,9 @@ def _alike(job: NewJob, now: int, *, claim: bool, graph: int, waits: int) -> _Al
     elif due:
         state = int(State.SCHEDULED)
     else:
-        state = HELD if claim else int(State.QUEUED)
+        state = int(State.QUEUED)
     return _Alike(
-        state,
+        HELD if claim and state == State.QUEUED else state,
         (
             job.queue, state, (due or now) + job.priority * _AGEING, job.priority, job.attempts,
             now, due, _alarm(state, due, expires), expires, patience, round(job.keep * 1000),
@@ -212,7 +214,8 @@ class Ledger:
         self.careful = False
         self.rows: dict[str, Row] = {}
         self._next = 1
-        self._touched: dict[str, Row] = {}
+        self._held: set[int] = set()
+        self._touched: dict[int, Row] = {}
         self._dirty: list[Row] = []
         self._fresh: dict[tuple[object, ...], _Alike] = {}
         self._bodies: list[tuple[object, ...]] = []
@@ -233,8 +236,12 @@ class Ledger:
         self.db.execute("COMMIT")
         for queue, more in self._more.items():
             self.waiting[queue] = self.waiting.get(queue, 0) + more
-        for row in self._touched.values():
-            if row.state != HELD and (row.state != State.RUNNING or row.lease):
+        for seq, row in self._touched.items():
+            if row.state == HELD:
+                self._held.add(seq)
+                continue
+            self._held.discard(seq)
+            if row.state != State.RUNNING or row.lease:
                 self.rows.pop(row.id, None)
         changes, self.changes = self.changes, []
         self._touched.clear()
@@ -245,8 +252,8 @@ class Ledger:
         """Forget it all."""
         if self.db.in_transaction:
             self.db.execute("ROLLBACK")
-        for id_ in self._touched:
-            self.rows.pop(id_, None)
+        for row in self._touched.values():
+            self.rows.pop(row.id, None)
         self.changes = []
         for pending in (
             self._touched,
@@ -322,10 +329,17 @@ class Ledger:
         """Number jobs from here on."""
         self._next = seq
 
+    def held(self) -> list[int]:
+        """The numbers of the jobs that this gate holds, what is under way included."""
+        now = {seq for seq, row in self._touched.items() if row.state == HELD}
+        return list(now | (self._held - self._touched.keys()))
+
     def _known(self, row: Row) -> Row:
-        row = self.rows.setdefault(row.id, row)
-        self._touched[row.id] = row
-        return row
+        known = self.rows.setdefault(row.id, row)
+        if known is row and row.seq in self._held:
+            row.state = HELD
+        self._touched[row.seq] = known
+        return known
 
     # --- writing
 
@@ -370,11 +384,11 @@ class Ledger:
             # It will be started soon: a row now saves reading it then.
             fixed = alike.fixed
             values = (
-                seq, job.id, *fixed[:4], 0, 0, *fixed[4:7], 0, 0, *fixed[7:13], "", *fixed[13:],
-                0, graph_id, job.name,
+                seq, job.id, job.queue, HELD, *fixed[2:4], 0, 0, *fixed[4:7], 0, 0, *fixed[7:13],
+                "", *fixed[13:], 0, graph_id, job.name,
             )  # fmt: skip
             row = Row(*values)
-            self.rows[job.id] = self._touched[job.id] = row
+            self.rows[job.id] = self._touched[seq] = row
         self._more[job.queue] = self._more.get(job.queue, 0) + 1
         self.changes.append(
             Change(job.id, job.queue, public(state), 0, graph_id, None, state == HELD, job.caller)
@@ -441,6 +455,10 @@ class Ledger:
                 )
             )
         row.state = state
+        if was is now is State.QUEUED:
+            # Held, or held no more.
+            self._touched[row.seq] = row
+            return
         if now >= TERMINAL:
             row.alarm = row.finished + row.keep if now is not State.DEAD else 0
         else:
@@ -468,6 +486,7 @@ class Ledger:
             row.turn = row.due + row.priority * _AGEING
         if ending.error is not None:
             self._outcomes[row.seq] = (row.seq, None, None, None, encode(ending.error).decode())
+            row.flags |= _SPOKEN
         self.move(row, state)
 
     def end(
@@ -482,7 +501,8 @@ class Ledger:
         seq = row.seq
         status: str | int = state.word
         if reply is None:
-            self._outcomes[seq] = (seq, None, None, None, text)
+            if text is not None or row.flags & _SPOKEN:
+                self._outcomes[seq] = (seq, None, None, None, text)
             if error is not None:
                 status = error.get("slug", status)
         else:
@@ -500,6 +520,7 @@ class Ledger:
     def revive(self, row: Row) -> None:
         """A job that was over is queued anew."""
         row.finished = row.spent = row.due = 0
+        row.flags |= _SPOKEN
         row.turn = self.now + row.priority * _AGEING
         row.expires = self.now + row.patience if row.patience else 0
         self.touch(row)
@@ -511,7 +532,6 @@ class Ledger:
         """Jobs are no more."""
         for row in rows:
             row.dirty = 0
-            self._touched.pop(row.id, None)
             self.rows.pop(row.id, None)
 
     def failed(self, row: Row, error: dict[str, Any], output: str) -> None:
@@ -573,7 +593,7 @@ class Ledger:
             if bits >= _ALL:
                 others.append(row)
                 continue
-            change: tuple[Any, ...] = (bits, row.state, row.alarm)
+            change: tuple[Any, ...] = (bits, public(row.state), row.alarm)
             if bits & _START:
                 change += (row.attempt, row.started, row.worker)
             if bits & _END:
@@ -595,9 +615,9 @@ class Ledger:
                 _UPDATE,
                 [
                     (
-                        row.seq, row.state, row.turn, row.attempt, row.spent, row.due, row.started,
-                        row.finished, row.alarm, row.expires, row.waits, row.flags, row.worker,
-                        row.lease,
+                        row.seq, public(row.state), row.turn, row.attempt, row.spent, row.due,
+                        row.started, row.finished, row.alarm, row.expires, row.waits, row.flags,
+                        row.worker, row.lease,
                     )
                     for row in others
                 ],
@@ -606,7 +626,7 @@ class Ledger:
     def _mark(self, row: Row, bits: int) -> None:
         if not row.dirty:
             self._dirty.append(row)
-            self._touched[row.id] = row
+            self._touched[row.seq] = row
         row.dirty |= bits
 
     def _write_rows(self, table: tuple[str, int], rows: Sequence[tuple[object, ...]]) -> None:

@@ -34,8 +34,8 @@ def take(ledger: Ledger, queue: str, count: int, max_bytes: int) -> list[Taken]:
     """Hold queued jobs for this gate, those first whose turn it is."""
     rows = ledger.load(
         "WHERE job.queue = ? AND job.state = 2 AND (job.expires = 0 OR job.expires > ?)"
-        " ORDER BY job.turn, job.seq LIMIT ?",
-        (queue, ledger.now, count),
+        " AND job.seq NOT IN (SELECT value FROM json_each(?)) ORDER BY job.turn, job.seq LIMIT ?",
+        (queue, ledger.now, encode(ledger.held()).decode(), count),
     )
     if not rows:
         return []

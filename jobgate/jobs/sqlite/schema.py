@@ -30,8 +30,8 @@ _DDL: Final = """
 CREATE TABLE meta (one INTEGER PRIMARY KEY CHECK (one = 1), seen INTEGER NOT NULL) STRICT;
 INSERT INTO meta VALUES (1, 0);
 
--- Narrow, because every change of a state rewrites it. `state` is a State, or 9: queued, and
--- taken by the gate. `turn` orders the takers, `alarm` is when time alone changes something.
+-- Narrow, because every change of a state rewrites it. `turn` orders the takers, `alarm` is
+-- when time alone changes something.
 CREATE TABLE job (
     seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, queue TEXT NOT NULL,
     state INTEGER NOT NULL, turn INTEGER NOT NULL, priority INTEGER NOT NULL,

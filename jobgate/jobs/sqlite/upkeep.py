@@ -37,7 +37,7 @@ def cancel(ledger: Ledger, id_: str, reason: str) -> Job | None:
         return before
     for each in ledger.load(
         "JOIN node AS n ON n.seq = job.seq JOIN graph AS g ON g.seq = n.graph"
-        " WHERE g.id = ? AND (job.state < 4 OR job.state = 9) ORDER BY n.seq",
+        " WHERE g.id = ? AND job.state < 4 ORDER BY n.seq",
         (id_,),
     ):
         ledger.end(each, State.CANCELLED, None, error)
@@ -77,11 +77,13 @@ def purge(ledger: Ledger, queue: str, below: int) -> tuple[int, int]:
     """
     below = below or ledger.next_seq()
     error = document(Purged("the queue was emptied by an operator"))
+    held = encode(ledger.held()).decode()
     rows: list[Row] = []
     for state in (State.QUEUED, State.SCHEDULED, State.BLOCKED):
         rows = ledger.load(
-            "WHERE job.queue = ? AND job.state = ? AND job.seq < ? ORDER BY job.seq LIMIT ?",
-            (queue, state, below, _SLICE),
+            "WHERE job.queue = ? AND job.state = ? AND job.seq < ?"
+            " AND job.seq NOT IN (SELECT value FROM json_each(?)) ORDER BY job.seq LIMIT ?",
+            (queue, state, below, held, _SLICE),
         )
         if rows:
             break
@@ -151,12 +153,11 @@ def recover(ledger: Ledger, seen: int) -> dict[str, list[int]]:
     names = queues(ledger)
     died = document(WorkerDied("the gate died, and the command may have run", executed="maybe"))
     # A call has lost its caller, wherever it stood; what may start only once may have.
-    for row in ledger.load("WHERE job.flags & 1 AND (job.state < 4 OR job.state = 9)"):
+    for row in ledger.load("WHERE job.flags & 1 AND job.state < 4"):
         if row.state in (State.BLOCKED, State.SCHEDULED):
             ledger.move(row, State.QUEUED)
         ledger.end(row, State.FAILED, None, died)
     for name in names:
-        db.execute("UPDATE job SET state = 2 WHERE queue = ? AND state = ?", (name, HELD))
         for row in ledger.load(
             "WHERE job.queue = ? AND job.state = ? AND job.lease = 0", (name, State.RUNNING)
         ):
