@@ -6,6 +6,7 @@ Must not know what any example does.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -77,11 +78,11 @@ class ExampleGate:
     `twistd -n jobgate --config examples/NAME/jobgate.toml --port 0` for as long as a `with` lasts.
 
     Args:
-        name: The example's folder.
+        name: The example's folder, or the path of a copy of it.
         folder: Where its log goes.
     """
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str | Path, folder: Path) -> None:
         self._config = EXAMPLES / name / "jobgate.toml"
         self._log = folder / "jobgate.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -141,6 +142,13 @@ class ExampleGate:
         """All of these at the same time, answers in the order of the bodies."""
         with ThreadPoolExecutor(len(bodies)) as pool:
             return list(pool.map(lambda body: self.call(queue, body, content_type), bodies))
+
+    def graph(self, document: bytes | str) -> dict[str, Any]:
+        """`POST /graphs`; what has become of it."""
+        answer = self._ask("POST", "/graphs", document, {"Prefer": f"wait={_ANSWER - 2:.0f}"})
+        assert answer.status == 200, answer.text
+        found: dict[str, Any] = json.loads(answer.body)
+        return found
 
     def get(self, path: str) -> Answer:
         """`GET path`."""

@@ -9,6 +9,7 @@ import os
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
 from zlib import compress, crc32
 
 import pytest
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(90)
 
 _JSON = "application/json"
+_SVG = "{http://www.w3.org/2000/svg}"
 
 
 def _problem(answer: Answer) -> tuple[int, str, str]:
@@ -264,3 +266,85 @@ def test_moderation(tmp_path: Path) -> None:
         *good, bad = gate.calls("moderation", ["fine", "fine", b"\xff\xfe"])
         assert {a.status for a in good} == {200}
         assert _problem(bad) == (422, "command-failed", "yes")
+
+
+def test_document(tmp_path: Path) -> None:
+    """A graph grows by what is found in a document, and its end has read all of it."""
+    folder = EXAMPLES / "document"
+    sections = _sections((EXAMPLES.parent / "docs" / "jobs.md").read_text())
+    common = set((folder / "common-words.txt").read_text().split())
+    with ExampleGate("document", tmp_path) as gate:
+        found = gate.graph((folder / "graph.json").read_bytes())
+        assert found["state"] == "succeeded", found
+        joined = found["jobs"]["index"]["reply"]
+        assert [(s["number"], s["title"]) for s in joined["sections"]] == list(sections)
+        assert [s["words"] for s in joined["sections"]] == [len(w) for w in sections.values()]
+        assert joined["words"] == sum(len(words) for words in sections.values())
+        said = [subject for s in joined["sections"] for subject in s["about"]]
+        assert said
+        assert not common & {*said, *joined["index"]}
+        words = {number: words for (number, _), words in sections.items()}
+        for subject, numbers in joined["index"].items():
+            assert numbers == [n for n in words if n in numbers]
+            assert all(subject in words[n] for n in numbers)
+        places = [n for numbers in joined["index"].values() for n in numbers]
+        for number, its in words.items():
+            telling = {word for word in its if len(word) > 2} - common
+            assert places.count(number) == min(15, len(telling))
+
+        # Two jobs were submitted; the last has waited for all that were found on the way.
+        names = [f"{number} {title}" for number, title in sections]
+        state = json.loads(gate.get(f"/graphs/{found['id']}").body)
+        assert {*names, "split"} <= set(state["jobs"]["index"]["needs"])
+        assert set(state["jobs"]) == {*state["jobs"]["index"]["needs"], "index"}
+        studied = [j["id"] for j in state["jobs"].values() if j["queue"] == "study"]
+        assert len(studied) == len(sections)
+        workers = {json.loads(gate.get(f"/jobs/{id_}").body)["worker"] for id_ in studied}
+        assert len(workers) > 1
+        picture = ET.fromstring(gate.get(f"/graphs/{found['id']}.svg").body)
+        titles = [str(title.text) for title in picture.iter(f"{_SVG}title")]
+        assert titles[0].startswith(f"{len(state['jobs'])} jobs, succeeded")
+        assert {title.split("\n")[0] for title in titles[1:]} == set(state["jobs"])
+
+        for path in ("../secret.md", "docs/nothing.md", "/etc/passwd"):
+            jobs = json.loads((folder / "graph.json").read_text())["jobs"]
+            jobs["split"]["body"]["path"] = path
+            found = gate.graph(json.dumps({"jobs": jobs}))
+            assert found["state"] == "failed"
+            assert found["jobs"]["split"]["error"]["status"] == 422
+            assert path in found["jobs"]["split"]["error"]["title"]
+            detail = found["jobs"]["index"]["error"]["detail"]
+            assert detail == "it needed split, which is failed"
+
+
+def _sections(text: str) -> dict[tuple[str, str], list[str]]:
+    """The words of a document's sections by number and title; what precedes parts is part 0."""
+    numbers: list[int] = []
+    blank: dict[tuple[str, str], bool] = {}
+    found: dict[tuple[str, str], list[str]] = {}
+    code = False
+    for line in text.split("\n"):
+        code ^= line.lstrip().startswith("```")
+        if line.startswith("#") and not code:
+            hashes, _, title = line.partition(" ")
+            numbers = [*numbers, 0][: len(hashes)]
+            numbers[-1] += 1
+            place = ".".join(map(str, numbers)), title
+            blank[place], found[place] = True, []
+            continue
+        blank[place] = blank[place] and not line.strip()
+        if not code and "```" not in line:
+            found[place] += _words(line)
+    parents = {number.rpartition(".")[0] for number, _ in found}
+    return {
+        (number + ".0" * (number in parents), title): words
+        for (number, title), words in found.items()
+        if number not in parents or not blank[number, title]
+    }
+
+
+def _words(line: str) -> list[str]:
+    line = "".join(c if c.isalpha() or c in "'-" else " " for c in line.lower())
+    for pair in ("--", "-'", "'-", "''"):
+        line = line.replace(pair, " ")
+    return [word.strip("'-") for word in line.split() if word.strip("'-")]
