@@ -256,9 +256,9 @@ def _newest(ledger: Ledger, queue: str, state: State | None, limit: int, before:
     for name in [queue] if queue else queues(ledger):
         for each in states:
             seqs += ledger.ask(
-                "SELECT seq AS x FROM job WHERE queue = ? AND state = ? AND seq < ?"
+                f"SELECT seq AS x FROM job WHERE queue = ? AND state = {int(each)} AND seq < ?"  # noqa: S608 (a number)
                 " ORDER BY seq DESC LIMIT ?",
-                (name, each, before, limit),
+                (name, before, limit),
             )
     return nlargest(limit, seqs)
 

@@ -74,8 +74,8 @@ def grow(ledger: Ledger, row: Row, jobs: Sequence[NewJob]) -> None:
     jobs = _unknown(ledger, jobs)
     parents = _parents(ledger, jobs)
     children = ledger.load(
-        "JOIN edge ON edge.child = job.seq WHERE edge.parent = ? AND job.state = ?",
-        (row.seq, State.BLOCKED),
+        "JOIN edge ON edge.child = job.seq WHERE edge.parent = ? AND job.state = 0",
+        (row.seq,),
     )
     _check_growth(ledger, row, jobs, parents, len(children))
     ledger.db.execute("UPDATE graph SET size = size + ? WHERE seq = ?", (len(jobs), row.graph))

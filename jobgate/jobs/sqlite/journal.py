@@ -42,8 +42,8 @@ class SqliteJournal:
         reactor: Where Deferreds fire.
         clock: Seconds that never go back.
         wall: Seconds since the epoch; asked once, at the opening.
-        inline: Run everything at once in the caller's thread: for tests, which then need a
-            reactor with timers (a `Clock` does) in place of one with threads.
+        inline: Run everything at once, in the calls that ask for it: for tests, which then need
+            a reactor with timers (a `Clock` does) in place of one with threads.
     """
 
     _log = Logger()
@@ -60,8 +60,8 @@ class SqliteJournal:
         self._path = path
         self._groups = Groups(path, clock, wall)
         self._writer: Writer = (
-            InlineWriter(self._groups, self._tell, cast("IReactorTime", reactor))
-            if inline
+            InlineWriter(self._groups, self._tell, cast("IReactorTime", reactor), at_once=inline)
+            if inline or path == schema.MEMORY
             else ThreadWriter(self._groups, self._tell, cast("IReactorFromThreads", reactor))
         )
         self._listener: Callable[[Sequence[Change]], None] = _nobody

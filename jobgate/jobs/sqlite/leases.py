@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from jobgate.jobs.job import State
 from jobgate.jobs.journal import Leased
 from jobgate.jobs.sqlite.entering import kept, remember
 from jobgate.jobs.sqlite.ledger import decode, encode
@@ -31,16 +30,16 @@ _REMEMBERED: Final = 3_600_000
 def lease(ledger: Ledger, jobs: Sequence[tuple[str, int]], terms: LeaseTerms) -> Leased:
     """Jobs start with a puller; what is no longer ours (cancelled meanwhile) is left out."""
     until = ledger.now + max(1, round(terms.seconds * 1000))
-    (number,) = ledger.db.execute(
-        "INSERT INTO lease (id, until) VALUES (?, ?) RETURNING seq", (terms.id, until)
-    ).fetchone()
+    number = ledger.db.execute(
+        "INSERT INTO lease (id, until) VALUES (?, ?)", (terms.id, until)
+    ).lastrowid
+    assert number is not None, "it has just been inserted"
     covered = []
     for id_, attempt in jobs:
         row = ledger.row(id_)
         if row is not None and may_start(row, attempt):
-            row.lease = number
-            ledger.touch(row)
             ledger.begin(row, attempt, terms.puller)
+            ledger.lend(row, number)
             covered.append((id_, attempt))
     if terms.key is not None:
         remember(ledger, terms.key, terms.id)
@@ -117,8 +116,8 @@ def _find(ledger: Ledger, id_: str) -> tuple[int, int, int, str] | None:
 
 def _rows(ledger: Ledger, number: int) -> list[Row]:
     return ledger.load(
-        "WHERE job.lease = ? AND job.lease > 0 AND job.state = ? ORDER BY job.turn, job.seq",
-        (number, State.RUNNING),
+        "WHERE job.lease = ? AND job.lease > 0 AND job.state = 3 ORDER BY job.turn, job.seq",
+        (number,),
     )
 
 

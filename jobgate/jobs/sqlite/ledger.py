@@ -111,11 +111,13 @@ class Row(msgspec.Struct, array_like=True, gc=False):
 _STATE: Final = 1
 _START: Final = 2
 _END: Final = 4
-_ALL: Final = 8
+_LEASE: Final = 8
+_ALL: Final = 16
 _CHANGED: Final = (
     (_STATE, ("state", "alarm")),
     (_START, ("attempt", "started", "worker")),
     (_END, ("spent", "finished")),
+    (_LEASE, ("due", "lease")),
 )
 """By bit of `dirty`, the columns that the usual ways of a job change; `_ALL` is any of them."""
 
@@ -473,6 +475,11 @@ class Ledger:
         self.move(row, State.RUNNING)
         row.dirty |= _START
 
+    def lend(self, row: Row, lease: int) -> None:
+        """A job that runs does so under a lease."""
+        row.lease = lease
+        self._mark(row, _LEASE)
+
     def settle(self, row: Row, ending: Ending) -> None:
         """What a job's attempt, or its waiting, has come to."""
         state = ending.state
@@ -496,7 +503,7 @@ class Ledger:
         row.finished = self.now
         if row.due or row.lease:
             row.due = row.lease = 0
-            self.touch(row)
+            self._mark(row, _LEASE)
         text = None if error is None else encode(error).decode()
         seq = row.seq
         status: str | int = state.word
@@ -598,6 +605,8 @@ class Ledger:
                 change += (row.attempt, row.started, row.worker)
             if bits & _END:
                 change += (row.spent, row.finished)
+            if bits & _LEASE:
+                change += (row.due, row.lease)
             rows = alike.get(change)
             if rows is None:
                 alike[change] = [row]

@@ -39,21 +39,26 @@ def take(ledger: Ledger, queue: str, count: int, max_bytes: int) -> list[Taken]:
     )
     if not rows:
         return []
+    rows, left = _fitting(ledger, rows, max_bytes)
+    for row in rows:
+        ledger.move(row, HELD)
+    return taken(ledger, rows, left)
+
+
+def _fitting(ledger: Ledger, rows: list[Row], max_bytes: int) -> tuple[list[Row], int]:
+    """The first so many whose bodies fit, but one at least; and how many bytes are left."""
+    if len(rows) == 1:
+        return rows, max_bytes
     lengths = ledger.ask(
         "SELECT length(body.data) AS x FROM json_each(?) AS j JOIN body ON body.seq = j.value"
         " ORDER BY j.key",
         (encode([row.seq for row in rows]).decode(),),
     )
-    total = chosen = 0
-    for length in lengths:
-        total += length
-        if chosen and total > max_bytes:
-            break
-        chosen += 1
-    rows = rows[:chosen]
-    for row in rows:
-        ledger.move(row, HELD)
-    return taken(ledger, rows, max_bytes - total)
+    for index, length in enumerate(lengths):
+        if index and length > max_bytes:
+            return rows[:index], max_bytes
+        max_bytes -= length
+    return rows, max_bytes
 
 
 def taken(ledger: Ledger, rows: Sequence[Row], max_bytes: int = 0) -> list[Taken]:

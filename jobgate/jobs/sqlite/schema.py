@@ -31,7 +31,8 @@ CREATE TABLE meta (one INTEGER PRIMARY KEY CHECK (one = 1), seen INTEGER NOT NUL
 INSERT INTO meta VALUES (1, 0);
 
 -- Narrow, because every change of a state rewrites it. `turn` orders the takers, `alarm` is
--- when time alone changes something.
+-- when time alone changes something. To compare `state` with a parameter would have SQLite plan
+-- the statement anew each time, for the partial indices: states stand in statements as numbers.
 CREATE TABLE job (
     seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, queue TEXT NOT NULL,
     state INTEGER NOT NULL, turn INTEGER NOT NULL, priority INTEGER NOT NULL,

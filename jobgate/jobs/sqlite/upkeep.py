@@ -81,9 +81,9 @@ def purge(ledger: Ledger, queue: str, below: int) -> tuple[int, int]:
     rows: list[Row] = []
     for state in (State.QUEUED, State.SCHEDULED, State.BLOCKED):
         rows = ledger.load(
-            "WHERE job.queue = ? AND job.state = ? AND job.seq < ?"
+            f"WHERE job.queue = ? AND job.state = {int(state)} AND job.seq < ?"  # noqa: S608 (a number)
             " AND job.seq NOT IN (SELECT value FROM json_each(?)) ORDER BY job.seq LIMIT ?",
-            (queue, state, below, held, _SLICE),
+            (queue, below, held, _SLICE),
         )
         if rows:
             break
@@ -92,9 +92,9 @@ def purge(ledger: Ledger, queue: str, below: int) -> tuple[int, int]:
     if rows:
         return len(rows), below
     dead = ledger.load(
-        "WHERE job.queue = ? AND job.state = ? AND job.flags & ? = 0 AND job.seq < ?"
+        "WHERE job.queue = ? AND job.state = 7 AND job.flags & ? = 0 AND job.seq < ?"
         " ORDER BY job.seq LIMIT ?",
-        (queue, State.DEAD, GONE, below, _SLICE),
+        (queue, GONE, below, _SLICE),
     )
     _go(ledger, dead)
     return len(dead), below
@@ -118,9 +118,9 @@ def sweep(ledger: Ledger) -> Due:
             ledger.move(row, State.QUEUED)
     _drop(ledger, over)
     lapsed = ledger.load(
-        "JOIN lease ON lease.seq = job.lease WHERE job.lease > 0 AND job.state = ?"
+        "JOIN lease ON lease.seq = job.lease WHERE job.lease > 0 AND job.state = 3"
         " AND lease.ended = 0 AND lease.until <= ? ORDER BY lease.until LIMIT ?",
-        (State.RUNNING, now, _SLICE),
+        (now, _SLICE),
     )
     ledger.flush()
     ledger.db.execute(
@@ -158,9 +158,7 @@ def recover(ledger: Ledger, seen: int) -> dict[str, list[int]]:
             ledger.move(row, State.QUEUED)
         ledger.end(row, State.FAILED, None, died)
     for name in names:
-        for row in ledger.load(
-            "WHERE job.queue = ? AND job.state = ? AND job.lease = 0", (name, State.RUNNING)
-        ):
+        for row in ledger.load("WHERE job.queue = ? AND job.state = 3 AND job.lease = 0", (name,)):
             if row.flags & ONCE:
                 ledger.failed(row, died, "")
                 ledger.end(row, State.DEAD, None, died)

@@ -1,8 +1,8 @@
 """
-The thread that runs the store's operations, and its stand-in without a thread.
+Where the store's operations run: in a thread that waits for the disk, or in the loop.
 
-What has arrived while one group was written is the next group. Must not know what the
-operations do.
+What has arrived while one group was written is the next group; in the loop, what has
+arrived in one turn. Must not know what the operations do.
 """
 
 from __future__ import annotations
@@ -138,19 +138,24 @@ class ThreadWriter:
 
 class InlineWriter:
     """
-    No thread: each operation runs at once, in the thread that submits it. For tests.
+    No thread, where there is no disk to wait for: two of them would only fight for the interpreter.
 
     Args:
         groups: The store.
         tell: Told of each group.
-        clock: For trying again.
+        clock: For running a turn later, and trying again.
+        at_once: Each operation runs in the very call that submits it: for tests.
     """
 
-    def __init__(self, groups: Groups, tell: Tell, clock: IReactorTime) -> None:
+    def __init__(
+        self, groups: Groups, tell: Tell, clock: IReactorTime, *, at_once: bool = False
+    ) -> None:
         self._groups = groups
         self._tell = tell
         self._clock = clock
+        self._at_once = at_once
         self._arrivals: deque[Operation] = deque()
+        self._soon: IDelayedCall | None = None
         self._running = False
         self._again: IDelayedCall | None = None
 
@@ -161,7 +166,10 @@ class InlineWriter:
     def submit(self, operation: Operation) -> None:
         """Run it."""
         self._arrivals.append(operation)
-        self._run()
+        if self._at_once:
+            self._run()
+        elif self._soon is None:
+            self._soon = self._clock.callLater(0, self._turn)
 
     def hold(self) -> None:
         """Let operations gather, as they do while a thread is busy."""
@@ -174,6 +182,10 @@ class InlineWriter:
 
     def close(self) -> Deferred[None]:
         """Close the store."""
+        self._at_once = True
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
         self._run()
         if self._again is not None:
             self._again.cancel()
@@ -189,6 +201,10 @@ class InlineWriter:
         self._tell(changes, ())
         return counts
 
+    def _turn(self) -> None:
+        self._soon = None
+        self._run()
+
     def _run(self) -> None:
         if self._running:
             return
@@ -200,7 +216,8 @@ class InlineWriter:
                 changes, left = self._groups.run(group)
                 self._tell(changes, _done(group, left))
                 self._arrivals.extendleft(reversed(left))
-                if left:
+                # What they have led to can wait until the loop has looked at everybody else.
+                if left or self._soon is not None:
                     break
         finally:
             self._running = False
