@@ -1,13 +1,15 @@
 """
-Two things about Twisted's event loop that a gate needs otherwise.
+What a gate needs otherwise than Twisted's event loop and Python have it.
 
 Deadlines must follow the monotonic clock, and an event must not cost a log context: of a
 call's time in the gate, that was a tenth. Both are properties of the one running reactor,
-set once, before anything else is.
+set once, before anything else is. And nobody must wait while the garbage collector looks
+again and again at what a gate has from its start to its end.
 """
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from select import EPOLLIN
@@ -17,7 +19,7 @@ from typing import Any
 from twisted.internet.epollreactor import EPollReactor
 from twisted.logger import Logger
 
-__all__ = ["tune"]
+__all__ = ["settle", "tune"]
 
 _log = Logger()
 
@@ -33,6 +35,17 @@ def tune(reactor: Any) -> None:  # noqa: ANN401 (whatever reactor is installed)
     reactor.seconds = time.monotonic
     if type(reactor) is EPollReactor:
         reactor.doIteration = MethodType(_turn, reactor)  # type: ignore[method-assign]
+
+
+def settle() -> None:
+    """
+    Let the garbage collector leave alone what there is: the gate is ready.
+
+    A full collection held up everybody for tens of milliseconds, nearly all of it spent on
+    modules, classes and configuration.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _turn(reactor: Any, timeout: float | None) -> None:  # noqa: ANN401 (its private parts are needed)

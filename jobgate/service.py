@@ -20,7 +20,7 @@ from jobgate import options
 from jobgate.errors import ConfigError
 from jobgate.gate import Gate
 from jobgate.gate.audit import Audit
-from jobgate.loop import tune
+from jobgate.loop import settle, tune
 from jobgate.options import Options
 from jobgate.web.server import HTTPServer
 
@@ -135,6 +135,9 @@ class JobgateService(Service):
         if self._hello is not None and sys.__stdout__ is not None:
             sys.__stdout__.write(self._hello(self.server.addresses()[0]))
             sys.__stdout__.flush()
+        if self._signals:
+            # The process is ours.
+            settle()
 
     # --- signals
 

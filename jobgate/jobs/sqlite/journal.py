@@ -19,11 +19,11 @@ from jobgate.jobs.sqlite.writer import InlineWriter, ThreadWriter
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
 
     from jobgate.jobs.job import Change, Ending, Job, NewJob, Reply, State, Taken, Try
     from jobgate.jobs.journal import Due, Graph, Kept, Key, Leased, LeaseTerms, Stored
-    from jobgate.jobs.sqlite.writer import Writer
+    from jobgate.jobs.sqlite.writer import Reactor, Writer
 
 __all__ = ["SqliteJournal"]
 
@@ -62,7 +62,7 @@ class SqliteJournal:
         self._writer: Writer = (
             InlineWriter(self._groups, self._tell, cast("IReactorTime", reactor), at_once=inline)
             if inline or path == schema.MEMORY
-            else ThreadWriter(self._groups, self._tell, cast("IReactorFromThreads", reactor))
+            else ThreadWriter(self._groups, self._tell, cast("Reactor", reactor))
         )
         self._listener: Callable[[Sequence[Change]], None] = _nobody
         self._under_way = 0

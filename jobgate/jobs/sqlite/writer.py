@@ -2,7 +2,9 @@
 Where the store's operations run: in a thread that waits for the disk, or in the loop.
 
 What has arrived while one group was written is the next group; in the loop, what has
-arrived in one turn. Must not know what the operations do.
+arrived in one turn. The thread, too, gets what a turn has brought all at once: woken for
+the first of it, it would only fight with the loop for the interpreter. Must not know what
+the operations do.
 """
 
 from __future__ import annotations
@@ -34,6 +36,10 @@ _GROUP_BYTES: Final = 8 << 20
 """Bytes after which a group is full."""
 
 if TYPE_CHECKING:
+
+    class Reactor(IReactorFromThreads, IReactorTime):
+        """Calls from the thread, and the end of a turn."""
+
     Counts = dict[str, list[int]]
     Tell = Callable[[Sequence[Change], Sequence[Operation]], None]
     """Called on the reactor's thread with what has changed, and operations with outcomes."""
@@ -59,14 +65,16 @@ class ThreadWriter:
     Args:
         groups: The store; once it is open only the thread touches it.
         tell: Told of each group, on the reactor's thread.
-        reactor: Gets the calls from the thread.
+        reactor: Gets the calls from the thread, and tells of the end of a turn.
     """
 
-    def __init__(self, groups: Groups, tell: Tell, reactor: IReactorFromThreads) -> None:
+    def __init__(self, groups: Groups, tell: Tell, reactor: Reactor) -> None:
         self._groups = groups
         self._tell = tell
         self._reactor = reactor
-        self._arrivals: SimpleQueue[Operation | None] = SimpleQueue()
+        self._submitted: list[Operation] = []
+        self._arrivals: SimpleQueue[list[Operation] | None] = SimpleQueue()
+        self._waiting: deque[Operation] = deque()
         self._ended: Deferred[None] = Deferred()
         # A daemon: a gate that dies without closing must not hang on its store.
         self._thread = Thread(target=self._live, name="jobgate-store", daemon=True)
@@ -85,15 +93,24 @@ class ThreadWriter:
 
     def submit(self, operation: Operation) -> None:
         """Run it, soon."""
-        self._arrivals.put(operation)
+        if not self._submitted:
+            self._reactor.callLater(0, self._hand_over)
+        self._submitted.append(operation)
 
     def close(self) -> Deferred[None]:
         """Run what was submitted, then close the store."""
         if not self._thread.is_alive():
             self._groups.close()
             return succeed(None)
+        self._hand_over()
         self._arrivals.put(None)
         return self._ended
+
+    def _hand_over(self) -> None:
+        """The turn is over: the thread gets what it has brought."""
+        submitted, self._submitted = self._submitted, []
+        if submitted:
+            self._arrivals.put(submitted)
 
     def _live(self) -> None:
         call = self._reactor.callFromThread
@@ -114,20 +131,28 @@ class ThreadWriter:
 
     def _gather(self) -> tuple[list[Operation], bool]:
         """What has arrived, once something has or it is time to try again; and whether to end."""
+        waiting, arrivals = self._waiting, self._arrivals
+        closing = False
+        try:
+            timeout = RETRY if self._groups.trouble else None
+            arrived = arrivals.get_nowait() if waiting else arrivals.get(timeout=timeout)
+            while arrived is not None:
+                waiting += arrived
+                arrived = arrivals.get_nowait()
+            closing = True
+        except Empty:
+            pass
         group: list[Operation] = []
         size = 0
-        arrivals = self._arrivals
-        try:
-            operation = arrivals.get(timeout=RETRY if self._groups.trouble else None)
-            while operation is not None:
-                group.append(operation)
-                size += operation.size
-                if len(group) >= _GROUP or size >= _GROUP_BYTES:
-                    return group, False
-                operation = arrivals.get_nowait()
-        except Empty:
-            return group, False
-        return group, True
+        while waiting and len(group) < _GROUP and size < _GROUP_BYTES:
+            operation = waiting.popleft()
+            group.append(operation)
+            size += operation.size
+        if closing and waiting:
+            # Nothing comes after the end, so this one is found again.
+            arrivals.put(None)
+            closing = False
+        return group, closing
 
     def _end(self, left: Sequence[Operation]) -> None:
         # The thread has nothing more to do, so this is no wait.
