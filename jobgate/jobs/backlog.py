@@ -235,10 +235,11 @@ class Backlog:
 
     def left(self, *jobs: str) -> None:
         """Jobs are here no more: they have ended, or wait for their next attempt in the journal."""
-        before = len(self.window)
+        window = self.window
+        here = len(window)
         for job in jobs:
-            self.window.pop(job, None)
-        if len(self.window) < before:
+            window.pop(job, None)
+        if len(window) < here:
             self.fill()
 
     def give_back(self, job: str) -> None:

@@ -200,17 +200,22 @@ class Jobs:
             closing = errors.ShuttingDown("the gate finishes what it has and takes nothing new")
             self._refused(jobs, closing)
             return fail(closing)
-        limits = {job.queue: self.backlogs[job.queue].road.config.max_backlog for job in jobs}
+        queues = {job.queue for job in jobs} if graph else (jobs[0].queue,)
+        limits = {queue: self.backlogs[queue].road.config.max_backlog for queue in queues}
         claim = 0 if graph else backlog.claim(jobs)
         stored = self.journal.put(jobs, claim=claim, key=key, graph=graph, limits=limits)
-        soonest = min(min(job.delay or _FOREVER, job.expires or _FOREVER) for job in jobs)
+        soonest = _FOREVER
+        for job in jobs:
+            if job.delay or job.expires:
+                soonest = min(soonest, job.delay or _FOREVER, job.expires or _FOREVER)
 
         def put(stored: Stored) -> Stored:
             if stored.kept is not None:
                 backlog.not_coming(claim)
                 return stored
-            now = self.journal.now()
-            backlog.arrived([_taken(job, now) for job in jobs[:claim]])
+            if claim:
+                now = self.journal.now()
+                backlog.arrived([_taken(job, now) for job in jobs[:claim]])
             if soonest != _FOREVER:
                 self.sweep_in(soonest)
             return stored
@@ -296,7 +301,7 @@ class Jobs:
         worker = command.worker
         assert worker is not None, "somebody has begun it"
         command.recorded = command.attempt
-        self._keep(self.journal.start(command.id, command.attempt, worker.name))
+        self.journal.note_start(command.id, command.attempt, worker.name)
 
     def finish(self, command: Command, ending: Ending) -> Deferred[bool]:
         """
@@ -306,32 +311,38 @@ class Jobs:
             command: The command.
             ending: How its attempt ended, or its waiting.
         """
-        if not command.recorded and ending.state < TERMINAL:
-            # All declined it before any began: only what has started can be put off.
-            command.recorded = command.attempt + 1
-            self._keep(self.journal.start(command.id, command.recorded, ""))
         if command.recorded:
             stored = self.journal.finish(command.id, command.recorded, ending)
         else:
             stored = self.journal.finish_waiting(command.id, ending)
+        self._left(command)
+        return stored
+
+    def _ended(self, command: Command, ending: Ending) -> None:
+        """As `finish`, where nobody waits for it; or it is to be tried again."""
+        if not command.recorded:
+            if ending.state >= TERMINAL:
+                self._keep(self.finish(command, ending))
+                return
+            # All declined it before any began: only what has started can be put off.
+            command.recorded = command.attempt + 1
+            self.journal.note_start(command.id, command.recorded, "")
+        self.journal.note_finish(command.id, command.recorded, ending)
         if ending.state == State.SCHEDULED:
             self.sweep_in(ending.delay)
         self._left(command)
-        return stored
 
     def forget(self, command: Command, ended: Deferred[bool]) -> None:
         """A call of ours has ended without having been begun: as if it had never been."""
         self._keep(ended)
         self._keep(self.journal.forget(command.id))
 
-    def failed(
-        self, command: Command, taken: Taken, error: errors.JobgateError
-    ) -> Deferred[bool] | None:
+    def _failed(self, command: Command, taken: Taken, error: errors.JobgateError) -> None:
         """An attempt has failed: the job ends, or waits for its next attempt."""
         backlog = self.backlogs.get(command.queue)
         if backlog is not None and isinstance(error, errors.ShuttingDown) and not command.began:
             backlog.give_back(command.id)
-            return None
+            return
         deaths = command.deaths
         if backlog is not None and deaths >= taken.attempts and not taken.once:
             backlog.road.poison.add(command, self.clock.seconds())
@@ -347,7 +358,7 @@ class Jobs:
         )
         if deaths and ending.state < TERMINAL:
             self._deaths[command.id] = deaths
-        return self.finish(command, ending)
+        self._ended(command, ending)
 
     def progressed(
         self, command: Command, done: float, total: float | None, note: str | None
@@ -471,10 +482,9 @@ class Jobs:
 
     def _succeeded(self, reply: Reply, jobs: bytes, command: Command, taken: Taken) -> None:
         if jobs:
-            grown = Deferred.fromCoroutine(self._grow(reply, jobs, command, taken))
+            self._keep(Deferred.fromCoroutine(self._grow(reply, jobs, command, taken)))
         else:
-            grown = self.finish(command, Ending(State.SUCCEEDED, reply=reply))
-        self._keep(grown)
+            self._ended(command, Ending(State.SUCCEEDED, reply=reply))
 
     async def _grow(self, reply: Reply, jobs: bytes, command: Command, taken: Taken) -> bool:
         """Store a reply together with the jobs that it brings, or that they are none."""
@@ -496,9 +506,7 @@ class Jobs:
         if not isinstance(error, errors.JobgateError):
             self._log.failure("{command!r} failed", failure=failure, command=command)
             error = errors.InternalError("the gate's log has the details")
-        stored = self.failed(command, taken, error)
-        if stored is not None:
-            self._keep(stored)
+        self._failed(command, taken, error)
 
     def _left(self, command: Command) -> None:
         backlog = self.backlogs.get(command.queue)
@@ -507,15 +515,17 @@ class Jobs:
 
     def _changed(self, changes: Sequence[Change]) -> None:
         """The journal has stored these."""
+        backlogs, calls, audit = self.backlogs, self.calls, self.audit
+        watches = self.watches
         fill = set()
+        kept = set()
         for change in changes:
-            backlog = self.backlogs.get(change.queue) or self._backlog_for(change.queue)
+            backlog = backlogs.get(change.queue) or self._backlog_for(change.queue)
             state, before = change.state, change.before
-            call = self.calls.get(change.id)
-            if call is None:
+            if not calls or change.id not in calls:
                 _count(backlog, state, before)
-                if self.audit is not None:
-                    auditing.changed(self.audit, change)
+                if audit is not None:
+                    auditing.changed(audit, change)
             if state == State.SCHEDULED and before == State.BLOCKED:
                 # Nobody has been told yet when its time is.
                 self.sweep_in(0.0)
@@ -526,11 +536,14 @@ class Jobs:
                 if self._deaths:
                     self._deaths.pop(change.id, None)
                 if state != State.DEAD:
-                    self.sweep_in(backlog.road.config.result_ttl)
-                command = self.calls.pop(change.id, None) or backlog.window.get(change.id)
+                    kept.add(backlog)
+                command = calls.pop(change.id, None) or backlog.window.get(change.id)
                 if command is not None and command.state != DONE:
                     _ended_elsewhere(command)
-            self.watches.changed(change)
+            if watches:
+                watches.changed(change)
+        for backlog in kept:
+            self.sweep_in(backlog.road.config.result_ttl)
         for backlog in fill:
             backlog.fill()
 
@@ -575,7 +588,7 @@ class Jobs:
         """A puller has not said anything in time."""
         error = errors.LeaseLapsed(f"{job.worker or 'its puller'} did not reply in time")
         ending = self.ending_of(job.queue, job.spent, job.attempts, error)
-        self._keep(self.journal.finish(job.id, job.attempt, ending))
+        self.journal.note_finish(job.id, job.attempt, ending)
         if ending.state == State.SCHEDULED:
             self.sweep_in(ending.delay)
 

@@ -243,6 +243,12 @@ class Journal(Protocol):
                 too large, or one would wait for what waits for it. Nothing has changed.
         """
 
+    def note_start(self, id: str, attempt: int, worker: str) -> None:  # noqa: A002
+        """As `start`, where nobody waits for it: were it lost, the log would say so."""
+
+    def note_finish(self, id: str, attempt: int, ending: Ending) -> None:  # noqa: A002
+        """As `finish`, likewise."""
+
     def finish_waiting(self, id: str, ending: Ending) -> Deferred[bool]:  # noqa: A002
         """End a job that has not started (again): refused, expired or poison. Lasting."""
 

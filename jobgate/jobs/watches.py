@@ -37,6 +37,9 @@ class Watches:
     def __init__(self) -> None:
         self._watchers: dict[str, list[Watcher]] = {}
 
+    def __len__(self) -> int:
+        return len(self._watchers)
+
     def add(self, name: str, watcher: Watcher) -> None:
         """Tell this one, too, from now on."""
         self._watchers.setdefault(name, []).append(watcher)
@@ -52,8 +55,6 @@ class Watches:
 
     def changed(self, change: Change) -> None:
         """A job has come into another state: its watchers and its graph's hear of it."""
-        if not self._watchers:
-            return
         for name in (change.id, change.graph):
             for watcher in tuple(self._watchers.get(name, ())):
                 try:

@@ -865,14 +865,21 @@ def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
                     fact = self.some(data, (f for f in model.jobs.values() if f.held))
                     if fact is not None:
                         model.start(fact)
-                        waiting.append((journal.start(fact.new.id, fact.attempt, "w-3"), None))
+                        run = fact.new.id, fact.attempt
+                        if data.draw(st.booleans()):
+                            journal.note_start(*run, "w-3")
+                        else:
+                            waiting.append((journal.start(*run, "w-3"), None))
                 elif step == "finish":
                     running = (f for f in model.jobs.values() if f.state is State.RUNNING)
                     fact = self.some(data, running)
                     if fact is not None:
                         ending = data.draw(st.sampled_from(ENDINGS))
-                        done = journal.finish(fact.new.id, fact.attempt, ending)
-                        waiting.append((done, True))
+                        run = fact.new.id, fact.attempt
+                        if data.draw(st.booleans()):
+                            journal.note_finish(*run, ending)
+                        else:
+                            waiting.append((journal.finish(*run, ending), True))
                         model.finish(fact, ending, now)
                 elif step == "stale":
                     fact = self.any(data)

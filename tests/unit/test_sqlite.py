@@ -106,6 +106,26 @@ class SqliteTests(SynchronousTestCase):
         answer: Any = question.outcome
         self.assertEqual(answer.state, State.RUNNING)
 
+    def test_noted(self) -> None:
+        """What nobody waits for is stored; what cannot be is logged, and fails alone."""
+        journal = self.open()
+        journal.put([new(name) for name in "abc"], claim=3)
+        writer: Any = journal._writer
+        writer.hold()
+        for name, status in (("a", 200), ("b", 1 << 70), ("c", 201)):
+            journal.note_start(name, 1, "w")
+            journal.note_finish(name, 1, Ending(State.SUCCEEDED, Reply(status, "t/p", b"")))
+        writer.release()
+        jobs = [self.successResultOf(journal.get(name)) for name in "abc"]
+        self.assertEqual(
+            [job and job.state for job in jobs],
+            [State.SUCCEEDED, State.RUNNING, State.SUCCEEDED],
+        )
+        [lost] = self.flushLoggedErrors(OverflowError)
+        self.assertIn("too large", str(lost.value))
+        self.successResultOf(journal.close())
+        journal.note_start("b", 2, "w")
+
     def test_stores(self) -> None:
         """What a configuration may name."""
         self.assertEqual(open_journal("memory:", self.clock).durability, "memory")

@@ -62,7 +62,7 @@ class Operation:
     Attributes:
         step: What is called with the ledger and `args`.
         kind: What it asks of the store.
-        deferred: Whom to tell.
+        deferred: Whom to tell, if anybody.
         size: Bytes it keeps in RAM.
         outcome: What it came to.
     """
@@ -74,7 +74,7 @@ class Operation:
         step: Callable[..., object],
         args: tuple[object, ...],
         kind: Kind,
-        deferred: Deferred[Any],
+        deferred: Deferred[Any] | None,
         size: int = 0,
     ) -> None:
         self.step = step
@@ -83,6 +83,9 @@ class Operation:
         self.deferred = deferred
         self.size = size
         self.outcome: object = None
+
+    def __repr__(self) -> str:
+        return f"<Operation {self.step.__name__} {self.args[:1]}>"
 
 
 class Groups:

@@ -135,10 +135,17 @@ class SqliteJournal:
 
     def finish(self, id: str, attempt: int, ending: Ending) -> Deferred[bool]:  # noqa: A002
         """An attempt has ended."""
-        size = len(ending.reply.body) if ending.reply is not None else 0
-        for job in ending.jobs:
-            size += len(job.body) + 200
-        return self._do(Kind.LASTING, running.finish, id, attempt, ending, size=size)
+        return self._do(
+            Kind.LASTING, running.finish, id, attempt, ending, size=_size_of_ending(ending)
+        )
+
+    def note_start(self, id: str, attempt: int, worker: str) -> None:  # noqa: A002
+        """As `start`, where nobody waits for it."""
+        self._note(running.start, (id, attempt, worker), 0)
+
+    def note_finish(self, id: str, attempt: int, ending: Ending) -> None:  # noqa: A002
+        """As `finish`, likewise."""
+        self._note(running.finish, (id, attempt, ending), _size_of_ending(ending))
 
     def finish_waiting(self, id: str, ending: Ending) -> Deferred[bool]:  # noqa: A002
         """End a job that has not started (again)."""
@@ -267,6 +274,13 @@ class SqliteJournal:
         self._writer.submit(Operation(step, args, kind, deferred, size))
         return deferred
 
+    def _note(self, step: Callable[..., object], args: tuple[object, ...], size: int) -> None:
+        """What `_do` does, without a Deferred: there is one job after another."""
+        if self._closed is None:
+            self._under_way += 1
+            self._bytes += size
+            self._writer.submit(Operation(step, args, Kind.LASTING, None, size))
+
     def _tell(self, changes: Sequence[Change], done: Sequence[Operation]) -> None:
         if changes:
             try:
@@ -276,11 +290,21 @@ class SqliteJournal:
         self._under_way -= len(done)
         for operation in done:
             self._bytes -= operation.size
-            outcome = operation.outcome
-            if outcome.__class__ is Failure:
-                operation.deferred.errback(outcome)
+            outcome, deferred = operation.outcome, operation.deferred
+            if deferred is None:
+                if outcome.__class__ is Failure and self._closed is None:
+                    self._log.failure("{operation!r} was lost", outcome, operation=operation)
+            elif outcome.__class__ is Failure:
+                deferred.errback(outcome)
             else:
-                operation.deferred.callback(outcome)
+                deferred.callback(outcome)
+
+
+def _size_of_ending(ending: Ending) -> int:
+    size = len(ending.reply.body) if ending.reply is not None else 0
+    for job in ending.jobs:
+        size += len(job.body) + 200
+    return size
 
 
 def _nobody(changes: Sequence[Change]) -> None:
