@@ -17,6 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 
@@ -26,16 +27,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-__all__ = ["EXAMPLES", "Answer", "ExampleGate", "need", "need_module"]
+__all__ = ["EXAMPLES", "Answer", "ExampleGate", "need", "need_installed", "need_module"]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 """Where the examples live."""
 
-_START = 20.0
+_START = 45.0
 """Seconds an example has until it listens."""
 _STOP = 15.0
 """Seconds it has to go after SIGTERM."""
-_ANSWER = 20.0
+_ANSWER = 25.0
 """Seconds a call may take."""
 _LISTENING = re.compile(r"jobgate listening on http://127\.0\.0\.1:(\d+)")
 
@@ -48,10 +49,15 @@ def need(program: str, package: str) -> None:
 
 def need_module(name: str) -> Any:
     """Import a module that only a test wants, or do as `need` does."""
-    try:
-        return import_module(name)
-    except ImportError:
-        _missing(f"the module {name} is not installed (pip install 'jobgate[test]')")
+    need_installed(name)
+    return import_module(name)
+
+
+def need_installed(*names: str) -> None:
+    """Look for modules that an example's own programs want, or do as `need` does."""
+    for name in names:
+        if find_spec(name.partition(".")[0]) is None:
+            _missing(f"the module {name} is not installed (pip install 'jobgate[test]')")
 
 
 def _missing(reason: str) -> NoReturn:

@@ -6,14 +6,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+from base64 import b64encode
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 from zlib import compress, crc32
 
 import pytest
-from example_gate import EXAMPLES, ExampleGate, need, need_module
+from example_gate import EXAMPLES, ExampleGate, need, need_installed, need_module
+from storage import Storage
 
 if TYPE_CHECKING:
     from example_gate import Answer
@@ -348,3 +353,86 @@ def _words(line: str) -> list[str]:
     for pair in ("--", "-'", "'-", "''"):
         line = line.replace(pair, " ")
     return [word.strip("'-") for word in line.split() if word.strip("'-")]
+
+
+def test_ingest(tmp_path: Path) -> None:
+    """A photograph goes into S3-compatible storage, two look at it, and their words are joined."""
+    need("jq", "jq")
+    need_installed("boto3", "flask_cors", "moto")
+    image_module = need_module("PIL.Image")
+    photograph = _photograph().read_bytes()
+    photo = image_module.open(BytesIO(photograph))
+    box = image_module.Resampling.BOX
+    average = photo.convert("RGB").resize((1, 1), box).getpixel((0, 0))
+
+    def document(data: bytes) -> bytes:
+        jq = ["jq", "-R", "-f", str(EXAMPLES / "ingest" / "ingest.jq")]
+        return subprocess.run(jq, input=b64encode(data), capture_output=True, check=True).stdout
+
+    copy = tmp_path / "ingest"
+    shutil.copytree(EXAMPLES / "ingest", copy)
+    with Storage(tmp_path) as storage:
+        _replace(copy / "storage.ini", "127.0.0.1:9000", f"127.0.0.1:{storage.port}")
+        soon = "[queues.store]\nbackoff = { first = 0.05 }"
+        _replace(copy / "jobgate.toml", "[queues.store]", soon)
+        with ExampleGate(copy, tmp_path) as gate:
+            found = gate.graph(document(photograph))
+            assert found["state"] == "succeeded", found
+            joined = {**found["jobs"]["join"]["reply"]}
+            image = joined.pop("image")
+            assert image["key"] == sha256(photograph).hexdigest() + ".jpeg"
+            colours, brightness = joined.pop("colours"), joined.pop("brightness")
+            assert joined == {
+                "format": photo.format,
+                "width": 512,
+                "height": 600,
+                "mode": "RGB",
+                "comment": photo.info["comment"].decode(),
+                "exif": {},
+            }
+            # Its colours by their shares, mixed again, are the colour of the whole photograph.
+            assert sum(colour["share"] for colour in colours) == pytest.approx(1, abs=0.01)
+            for at, wanted in zip((1, 3, 5), average, strict=True):
+                mixed = sum(int(c["colour"][at : at + 2], 16) * c["share"] for c in colours)
+                assert mixed == pytest.approx(wanted, abs=6)
+            grey = photo.convert("L").resize((1, 1), box).getpixel((0, 0))
+            assert brightness == pytest.approx(grey / 255, abs=0.02)
+
+            path = f"/{image['bucket']}/{image['key']}"
+            assert storage.get(path) == (200, "image/jpeg", photograph)
+            status, kind, text = storage.get(path + ".json")
+            assert (status, kind) == (200, "application/json")
+            assert json.loads(text) == found["jobs"]["join"]["reply"]
+
+            found = gate.graph(document(b"no image"))
+            assert _ends(found) == ["failed", "cancelled", "cancelled", "cancelled"]
+            assert found["jobs"]["store"]["error"]["status"] == 422
+            # It begins as a photograph does, and there is no more of it.
+            found = gate.graph(document(photograph[:20_000]))
+            assert _ends(found) == ["succeeded", "failed", "succeeded", "cancelled"]
+            assert found["jobs"]["colours"]["error"]["status"] == 422
+
+            storage.end()
+            found = gate.graph(document(photograph))
+            assert found["state"] == "failed"
+            assert _ends(found) == ["dead", "cancelled", "cancelled", "cancelled"]
+            error = found["jobs"]["store"]["error"]
+            assert (error["status"], error["title"]) == (502, "the storage cannot be used")
+            assert f"127.0.0.1:{storage.port}" in error["detail"]
+            for name in ("colours", "facts"):
+                detail = found["jobs"][name]["error"]["detail"]
+                assert detail == "it needed store, which is dead"
+            store = json.loads(gate.get(f"/jobs/{found['jobs']['store']['id']}").body)
+            assert len(store["tries"]) == store["attempts"]
+            workers = json.loads(gate.get("/workers").body)["workers"]
+            assert [w["restarts"] for w in workers] == [0] * 4
+
+
+def _ends(found: dict[str, Any]) -> list[str]:
+    return [found["jobs"][name]["state"] for name in ("store", "colours", "facts", "join")]
+
+
+def _replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
