@@ -5,6 +5,8 @@ What the machine says: CPU to spare, and what a process takes of CPU and memory.
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from typing import TYPE_CHECKING
 
 import psutil
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
     from jobgate.pool.member import Member
 
-__all__ = ["Appetite", "Machine", "rss"]
+__all__ = ["Appetite", "Machine", "peak", "rss"]
 
 _SPARE = 0.25
 """Cores that must have been idle for one more worker to be of use."""
@@ -98,3 +100,17 @@ def rss(pid: int | None) -> int | None:
         return int(psutil.Process(pid).memory_info().rss) if pid else None
     except psutil.Error:
         return None
+
+
+def peak() -> int:
+    """
+    The most memory in bytes that was ever resident in this process.
+
+    On Linux not getrusage(2), which counts what the process had before it was executed, too:
+    all the memory of whoever started it.
+    """
+    try:
+        status = Path("/proc/self/status").read_bytes()
+    except OSError:
+        return getrusage(RUSAGE_SELF).ru_maxrss  # bytes on macOS, the only one without /proc here
+    return int(status.partition(b"\nVmHWM:")[2].split(maxsplit=1)[0]) << 10

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
-from resource import RUSAGE_SELF, getrusage
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.process import unregisterReapProcessHandler
 
+from jobgate.pool.machine import peak
 from jobgate.pool.report import Usage
 
 if TYPE_CHECKING:
@@ -49,10 +49,11 @@ def reap_with_usage(transport: Any, told: Callable[[Usage], None]) -> None:  # n
 
 
 def _usage(used: struct_rusage) -> Usage:
-    most, own = used.ru_maxrss, getrusage(RUSAGE_SELF).ru_maxrss
+    most = used.ru_maxrss * _RSS_UNIT
     return Usage(
         user=round(used.ru_utime, 3),
         system=round(used.ru_stime, 3),
-        max_rss=most * _RSS_UNIT if most > own else None,
+        # What the child had as a copy of this process, before it became the worker, counts too.
+        max_rss=most if most > peak() else None,
         major_faults=used.ru_majflt,
     )

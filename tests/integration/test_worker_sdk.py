@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import pytest
+from program import eventually
 
 import jobgate
 
@@ -805,15 +806,17 @@ def test_a_death_is_blamed_on_the_command_that_ran() -> None:
         assert child.gone() == 9
 
 
-def test_reading_ahead_is_bounded() -> None:
+def test_reading_ahead_is_bounded(tmp_path: Path) -> None:
     """Beyond 64 MiB that wait, the rest stays where it is; and nothing is lost."""
     body = bytes(8 << 20)
-    with Child("""
+    go = tmp_path / "go"
+    with Child(f"""
     import time
+    from pathlib import Path
     from jobgate.worker import serve
     def handler(command):
-        if command.body == b"wait":
-            time.sleep(2)
+        while command.body == b"wait" and not Path({str(go)!r}).exists():
+            time.sleep(0.01)
         return len(command.body)
     serve(handler)
     """) as child:
@@ -827,11 +830,13 @@ def test_reading_ahead_is_bounded() -> None:
 
         writer = threading.Thread(target=write)
         writer.start()
-        time.sleep(1)
-        assert 8 <= len(written) < 11
+        eventually(lambda: len(written) >= 8, DEADLINE, "eight are read")
+        writer.join(0.5)  # time enough to read more, were it not for the bound
+        assert len(written) < 11
         status = Path(f"/proc/{child.process.pid}/status").read_text()
         rss = int(status.split("VmRSS:")[1].split()[0]) >> 10
         assert rss < 64 + 2 * 8 + 20, f"{rss} MiB"
+        go.touch()
         assert child.read() == (REPLY, 0, JSON, b"4")
         for number in range(1, 15):
             assert child.read() == (REPLY, number, JSON, b"%d" % len(body))

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from random import Random
 from types import SimpleNamespace
@@ -103,6 +104,7 @@ class MachineTests(SynchronousTestCase):
         self.assertIsNone(machine.rss(None))
         self.assertIsNone(machine.rss(2**30))
         self.assertGreater(machine.rss(1) or 0, 0)
+        self.assertGreaterEqual(machine.peak(), machine.rss(os.getpid()) or 0)
 
 
 class Crew(Recorder):
