@@ -215,6 +215,10 @@ class Pulls:
         """Give the puller what it got, or, if it is gone, give it back."""
         leases = self._gate.leases
         if not commands:
+            trouble = self._gate.jobs.journal.trouble
+            if trouble:  # there may be jobs that nobody can take
+                message = f"the store cannot be used: {trouble}"
+                raise errors.StoreUnavailable(message, retry_after=1)
             return Response(204, "", fields="Cache-Control: no-store\r\n")
         if not exchange.connection.alive():
             pull.leave()

@@ -122,6 +122,8 @@ def test_a_full_disk(small_disk: SmallDisk) -> None:
     ready = gate.get("/readyz")
     assert (ready.status, ready.json["status"]) == (503, "not ready")
     assert "disk is full" in ready.json["store"]
+    pulled = gate.get("/pull/nothing-there?wait=0")
+    assert (pulled.status, pulled.slug) == (503, "store-unavailable")
     _all_kept(gate, ids)
     small_disk.free()
     eventually(lambda: gate.get("/readyz").status == 200, what="it is well again by itself")
@@ -139,6 +141,7 @@ def test_a_read_only_disk(small_disk: SmallDisk) -> None:
     assert "read-only" in gate.get("/readyz").json["store"].lower()
     small_disk.remount("rw")
     eventually(lambda: gate.get("/readyz").status == 200, what="it is well again by itself")
+    assert gate.get("/pull/nothing-there?wait=0").status == 204
     _all_kept(gate, [_pushed(gate)])
 
 
