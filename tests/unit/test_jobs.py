@@ -406,6 +406,10 @@ class OnceTests(JobsCase):
 class RestartTests(JobsCase):
     """What the next gate finds."""
 
+    def setUp(self) -> None:
+        super().setUp()
+        self.path = self.mktemp()
+
     def crash(self, **queues: Any) -> None:
         """The gate dies by `kill -9`, and another starts."""
         self.journal._writer._groups._release()
@@ -413,11 +417,11 @@ class RestartTests(JobsCase):
         self.reactor = SpawningReactorAt(self.reactor.seconds())
         self.reactor.install()
         self.addCleanup(self.reactor.discard)
-        self.build(path="jobs.db", **queues)
+        self.build(path=self.path, **queues)
 
     def test_kept(self) -> None:
         """What ran runs again, its start counted and not spent; what waits waits."""
-        self.build(path="jobs.db", q=ONE)
+        self.build(path=self.path, q=ONE)
         running, waiting, late = self.push(), self.push(), self.push(delay=50)
         self.crash(q=ONE)
         self.conserved()
@@ -434,7 +438,7 @@ class RestartTests(JobsCase):
 
     def test_queue_is_gone(self) -> None:
         """Jobs of a queue that is not configured any more wait for a puller, or its return."""
-        self.build(path="jobs.db", q=ONE)
+        self.build(path=self.path, q=ONE)
         self.push()
         name = self.push()
         self.crash(other=ONE)
