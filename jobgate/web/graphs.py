@@ -226,7 +226,7 @@ class GraphRequests:
         """End all jobs of a graph that have not ended."""
         graph = await self._readable(exchange, name)
         if _ended(graph):
-            message = f"it has {outcome(_states(graph)).word} already"
+            message = f"it has ended: it is {outcome(_states(graph)).word}"
             raise errors.WrongState(message, executed="maybe")
         await self._gate.jobs.journal.cancel(name, "its graph was cancelled by request")
         return json_response(_state(await self._gate.graphs.get(name)))
