@@ -15,6 +15,7 @@ from jobgate.jobs.job import Job, Reply, State
 from jobgate.jobs.journal import LeaseTerms
 from jobgate.jobs.pull import Pull
 from jobgate.testing import FakeChild, SpawningReactor, inline_journal
+from jobgate.wire import frames
 from tests.unit.fakes import queue_config
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class JobsCase(SynchronousTestCase):
         self.reactor.rightNow = 1000.0  # a command that began at 0 would not have begun
         self.reactor.install()
         self.addCleanup(self.reactor.discard)
+        self.pongs: dict[FakeChild, int] = {}
         self.journal: SqliteJournal
         self.gate: Gate
 
@@ -59,8 +61,13 @@ class JobsCase(SynchronousTestCase):
         return self.gate
 
     def turn(self, seconds: float = 0.0) -> None:
-        """Let time pass."""
+        """Let time pass; workers that are asked whether they live say so."""
         self.reactor.advance(seconds)
+        for child in self.reactor.alive:
+            asked = child.kinds.count(frames.PING)
+            while self.pongs.get(child, 0) < asked:
+                self.pongs[child] = self.pongs.get(child, 0) + 1
+                child.frame(frames.PONG)
 
     def push(self, queue: str = "q", body: bytes = b"", **how: Any) -> str:
         """Push; its id."""
@@ -87,7 +94,7 @@ class JobsCase(SynchronousTestCase):
         """The only worker that lives; a new one is made ready."""
         self.turn()
         [child] = self.reactor.alive
-        if not any(frame.kind == 2 for frame in child.frames):
+        if frames.WELCOME not in child.kinds:
             child.hello()
             self.turn()
         return child

@@ -438,12 +438,11 @@ class Ledger:
             more = (state in WAITING) - (before in WAITING)
             if more:
                 self._more[row.queue] = self._more.get(row.queue, 0) + more
-            waited = ran = 0.0
-            if row.finished:
+            if now < TERMINAL:
+                change = Change(row.id, row.queue, now, row.attempt, row.graph_id, was)
+            else:
                 began = row.started or row.finished
-                waited, ran = (began - row.created) / 1000, (row.finished - began) / 1000
-            self.changes.append(
-                Change(
+                change = Change(
                     row.id,
                     row.queue,
                     now,
@@ -451,11 +450,11 @@ class Ledger:
                     row.graph_id,
                     was,
                     caller=row.caller,
-                    waited=waited,
-                    ran=ran,
+                    waited=(began - row.created) / 1000,
+                    ran=(row.finished - began) / 1000,
                     status=status,
                 )
-            )
+            self.changes.append(change)
         row.state = state
         if was is now is State.QUEUED:
             # Held, or held no more.
