@@ -427,6 +427,104 @@ class Promises:
         assert self.do(self.journal.leased_by_key(key)) is None
         assert not self.end("b")
 
+    def test_kin(self) -> None:
+        """Jobs that came together, as lines do, are each a job of its own all the same."""
+        kin = [new(f"kin-{index:032}") for index in range(8)]
+        names = [job.id for job in kin]
+        self.put(*kin, key=Key("scope", "print"))
+        assert [change.id for change in self.told] == names
+        assert [self.do(self.journal.ahead(name)) for name in names] == list(range(8))
+        assert [self.do(self.journal.body(name))[1] for name in names] == [job.body for job in kin]
+        assert self.do(self.journal.get(f"kin-{8:032}")) is None
+        self.put(kin[3], new("single"), kin[0], kin[7])
+        taken = self.do(self.journal.take("q", 3, 1 << 20))
+        assert [(job.id, job.body) for job in taken] == [(job.id, job.body) for job in kin[:3]]
+        self.do(self.journal.consume([(name, 1) for name in names[:3]]))
+        assert self.take(count=4) == names[3:7]
+        self.do(self.journal.give_back([names[5]]))
+        pairs = [(name, 1) for name in (names[3], names[4], names[6])]
+        leased = self.do(self.journal.lease(pairs, LeaseTerms("L", 10.0)))
+        assert leased.jobs == tuple(pairs)
+        assert self.take(count=1) == [names[5]]
+        assert self.end(names[4], FAILED)
+        assert self.do(self.journal.leased("L")).jobs == (pairs[0], pairs[2])
+        assert self.do(self.journal.finish_lease("L", OK))
+        assert self.do(self.journal.result(names[6])) == OK.reply
+        self.do(self.journal.cancel(names[7], "why"))
+        states = [self.state(name) for name in names]
+        done, queued = State.SUCCEEDED, State.QUEUED
+        gone = [State.FAILED, queued, done, State.CANCELLED]
+        assert states == [done, done, done, done, *gone]
+        found, after = [], ""
+        while not found or after:
+            jobs, after = self.do(self.journal.page("q", None, 2, after))
+            found += [job.id for job in jobs]
+        assert found == ["single", *reversed(names)]
+
+    def test_kin_that_are_many(self) -> None:
+        """However many there are, and wherever they are cut."""
+        kin = [new(f"kin-{index:032}", body=b"%d" % index * (index % 3)) for index in range(300)]
+        self.put(*kin, limits={"q": 300})
+        with pytest.raises(QueueFull, match="queue q has 300 jobs waiting"):
+            self.put(new("a"), limits={"q": 300})
+        jobs, after = self.do(self.journal.page("q", State.QUEUED, 7, ""))
+        more, _ = self.do(self.journal.page("q", None, 200, after))
+        assert [job.id for job in jobs + more] == [job.id for job in kin[:92:-1]]
+        taken = []
+        while batch := self.do(self.journal.take("q", 77, 100)):
+            assert sum(len(job.body) for job in batch) <= 100
+            self.do(self.journal.consume([(job.id, 1) for job in batch]))
+            taken += [(job.id, job.body) for job in batch]
+        assert taken == [(job.id, job.body) for job in kin]
+        job = self.do(self.journal.get(kin[200].id))
+        assert (job.state, job.attempt) == (State.SUCCEEDED, 1)
+
+    def test_kin_wait(self) -> None:
+        """Time and operators do to each of them what they do to any."""
+        kin = [new(f"kin-{index:032}", delay=5.0, expires=8.0) for index in range(4)]
+        names = [job.id for job in kin]
+        self.put(*kin)
+        assert self.take() == []
+        self.place.advance(5.0)
+        self.do(self.journal.sweep())
+        assert self.take(count=1) == names[:1]
+        self.do(self.journal.give_back(names[:1]))
+        self.place.advance(3.0)
+        due = self.do(self.journal.sweep())
+        assert sorted(job.id for job in due.expired) == names
+        assert self.do(self.journal.finish_waiting(names[1], DEAD))
+        assert self.do(self.journal.retry(names[1]))
+        assert self.take() == [names[1]]
+        assert self.do(self.journal.purge("q")) == 3
+        self.do(self.journal.forget(names[2]))
+        assert [self.do(self.journal.get(name)) is None for name in names] == [
+            False,
+            False,
+            True,
+            False,
+        ]
+
+    def test_kin_survive(self) -> None:
+        """A gate that dies leaves them as it leaves any."""
+        if not self.place.durable:
+            return
+        kin = [new(f"kin-{index:032}", callback="", once=index > 3) for index in range(6)]
+        names = [job.id for job in kin]
+        self.put(*kin)
+        assert self.take(count=5) == names[:5]
+        self.do(self.journal.consume([(name, 1) for name in names[:2]]))
+        self.start(names[4])
+        assert self.reopen(crash=True) == {"q": [0, 0, 3, 0, 0, 0, 0, 0]}
+        self.put(new("later"))
+        assert self.take() == [names[2], names[3], names[5], "later"]
+        assert self.state(names[4]) is State.DEAD
+        needy = new("needy", needs=(names[1], names[2]))
+        self.put(needy)
+        assert self.do(self.journal.get("needy")).needs == {
+            names[1]: State.SUCCEEDED,
+            names[2]: State.QUEUED,
+        }
+
     def test_needs(self) -> None:
         """Who needs an end waits for it once, however often it comes."""
         self.put(new("p"), new("o"), claim=2)
@@ -595,9 +693,9 @@ def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
                 assert change.attempt >= self.attempts.get(change.id, 0), change
                 self.attempts[change.id] = change.attempt
 
-        def name(self) -> str:
+        def name(self, *, kin: bool = False) -> str:
             self.names += 1
-            return f"j{self.names}"
+            return f"kin-{self.names:032}" if kin else f"j{self.names}"
 
         def some(self, data: st.DataObject, facts: Iterable[Fact]) -> Fact | None:
             facts = sorted(facts, key=lambda fact: fact.seq)
@@ -609,8 +707,9 @@ def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
         # --- in
 
         @rule(
-            count=st.integers(1, 4),
-            claim=st.integers(0, 4),
+            count=st.integers(1, 6),
+            claim=st.sampled_from([0, 0, 1, 4]),
+            kin=st.booleans(),
             queue=st.sampled_from(QUEUES),
             priority=st.integers(0, 7),
             fields=st.fixed_dictionaries(
@@ -627,10 +726,18 @@ def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
             ),
         )
         def put(
-            self, count: int, claim: int, queue: str, priority: int, fields: dict[str, Any]
+            self,
+            count: int,
+            claim: int,
+            kin: bool,
+            queue: str,
+            priority: int,
+            fields: dict[str, Any],
         ) -> None:
+            """Some of them are kin, as lines of one push are, which a store may keep as one."""
             jobs = [
-                new(self.name(), queue=queue, priority=priority, **fields) for _ in range(count)
+                new(self.name(kin=kin), queue=queue, priority=priority, **fields)
+                for _ in range(count)
             ]
             now = self.now()
             assert self.do(self.journal.put(jobs, claim=claim)).kept is None
@@ -649,7 +756,7 @@ def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
                 fact.new.queue == "q" and fact.state < State.RUNNING
                 for fact in self.model.jobs.values()
             )
-            jobs = [new(self.name()) for _ in range(count)]
+            jobs = [new(self.name(kin=True)) for _ in range(count)]
             now = self.now()
             try:
                 self.do(self.journal.put(jobs, limits={"q": limit}))
@@ -719,7 +826,7 @@ def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
         @rule(
             queue=st.sampled_from([*QUEUES, "none"]),
             count=st.integers(1, 6),
-            max_bytes=st.sampled_from([1, 5, 1000]),
+            max_bytes=st.sampled_from([1, 5, 80, 1000]),
         )
         def take(self, queue: str, count: int, max_bytes: int) -> None:
             wanted = self.model.takeable(queue, self.now())[:count]

@@ -92,6 +92,7 @@ class Script:
         self.put(new("a"), new("b", body=BODY), claim=2, key=Key("scope", "print", "answer"))
         self.journal._groups._ledger.db.execute(f"PRAGMA wal_autocheckpoint = {PAGES}")
         self.put(*(new(f"m{n}", priority=n % 8, headers='{"a":1}') for n in range(20)))
+        self.put(*(new(f"kin-{n:032}", body=BODY.replace(b"\n", b"")) for n in range(4)))
         self.start("a", "b")
         self.finish("a", Ending(State.SUCCEEDED, Reply(200, "t/p", BODY)))
         self.finish("b", LATER)
@@ -124,9 +125,10 @@ class Script:
         fact = self.model.jobs["d"]
         fact.state, fact.spent, fact.finished = State.QUEUED, 0, 0
         self.note()
-        self.journal.cancel("g5", "why")
-        self.model.end(self.model.jobs["g5"], State.CANCELLED, self.now())
-        self.note()
+        for name in ("g5", f"kin-{2:032}"):
+            self.journal.cancel(name, "why")
+            self.model.end(self.model.jobs[name], State.CANCELLED, self.now())
+            self.note()
         self.journal.give_back([f.new.id for f in held])
         for fact in held:
             fact.held = False

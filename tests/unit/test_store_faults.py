@@ -263,7 +263,7 @@ class OtherFileTests(FaultCase):
         db.execute("PRAGMA user_version = 99")
         db.execute("PRAGMA journal_mode = DELETE")
         db.close()
-        self.refuse("version 99", "knows 1")
+        self.refuse("version 99", "knows 2")
 
     def test_corrupt(self) -> None:
         """Wherever a page is damaged that is needed to start, it does not start."""

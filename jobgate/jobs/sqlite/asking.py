@@ -7,15 +7,19 @@ from __future__ import annotations
 from heapq import nlargest
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from jobgate.errors import BadRequest
 from jobgate.jobs.job import Ending, Job, Reply, State, Try
 from jobgate.jobs.journal import Graph
-from jobgate.jobs.sqlite.ledger import CALL, GONE, INPUTS, decode, encode, public
+from jobgate.jobs.sqlite.lots import bodies_of
+from jobgate.jobs.sqlite.rows import CALL, GONE, INPUTS, decode, encode, public
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from jobgate.jobs.sqlite.ledger import Ledger, Row
+    from jobgate.jobs.sqlite.ledger import Ledger
+    from jobgate.jobs.sqlite.rows import Row
 
 __all__ = [
     "ahead",
@@ -38,7 +42,21 @@ _FAR: Final = 100_000
 
 
 def documents(ledger: Ledger, rows: Sequence[Row]) -> list[Job]:
-    """Rows as others see them."""
+    """Rows as others see them, all jobs of lots."""
+    return [
+        _called(job, row, index)
+        for row, job in zip(rows, _documents(ledger, rows), strict=True)
+        for index in range(row.size)
+    ]
+
+
+def _called(job: Job, row: Row, index: int) -> Job:
+    """One of a row's jobs, by the document of its first."""
+    return replace(job, id=row.ids[index]) if index else job
+
+
+def _documents(ledger: Ledger, rows: Sequence[Row]) -> list[Job]:
+    """The first job of each row."""
     if not rows:
         return []
     seqs = encode([row.seq for row in rows]).decode()
@@ -82,36 +100,40 @@ def documents(ledger: Ledger, rows: Sequence[Row]) -> list[Job]:
 
 def get(ledger: Ledger, id_: str) -> Job | None:
     """A job."""
-    row = ledger.row(id_)
-    return None if row is None else documents(ledger, [row])[0]
+    row, index = ledger.find(id_)
+    return None if row is None else _called(_documents(ledger, [row])[0], row, index)
 
 
 def body(ledger: Ledger, id_: str) -> tuple[str, bytes] | None:
     """A job's content type and body."""
-    ledger.flush()
-    found: tuple[str, bytes] | None = ledger.db.execute(
-        "SELECT content_type, data FROM body JOIN job USING (seq) WHERE id = ?", (id_,)
+    row, index = ledger.find(id_)
+    if row is None:
+        return None
+    found = ledger.db.execute(
+        "SELECT content_type, data FROM body WHERE seq = ?", (row.seq,)
     ).fetchone()
-    return found
+    return None if found is None else (found[0], bodies_of(row, found[1])[index])
 
 
 def result(ledger: Ledger, id_: str) -> Reply | None:
     """A job's reply, if it ended with one."""
-    ledger.flush()
+    row, _ = ledger.find(id_)
+    if row is None or not row.finished:
+        return None
     found = ledger.db.execute(
-        "SELECT status, outcome.content_type, data FROM outcome JOIN job USING (seq)"
-        " WHERE id = ? AND status IS NOT NULL AND finished > 0",
-        (id_,),
+        "SELECT status, content_type, data FROM outcome WHERE seq = ? AND status IS NOT NULL",
+        (row.seq,),
     ).fetchone()
     return None if found is None else Reply(*found)
 
 
 def tries(ledger: Ledger, id_: str) -> list[Try]:
     """The attempts that failed, oldest first."""
+    row, _ = ledger.find(id_)
     found = ledger.ask(
-        "SELECT json_array(try.attempt, try.worker, try.started, try.finished, error, output) AS x"
-        " FROM try JOIN job USING (seq) WHERE id = ? ORDER BY try.attempt",
-        (id_,),
+        "SELECT json_array(attempt, worker, started, finished, error, output) AS x"
+        " FROM try WHERE seq = ? ORDER BY attempt",
+        (0 if row is None else row.seq,),
     )
     return [
         Try(attempt, worker, started / 1000, finished / 1000, error and decode(error), output)
@@ -153,23 +175,26 @@ def page(
         )
     else:
         rows = ledger.load("WHERE job.seq < ? ORDER BY job.seq DESC LIMIT ?", (before, limit + 1))
-    more = len(rows) > limit
-    rows = rows[:limit]
-    return documents(ledger, rows), str(rows[-1].seq) if more and rows else ""
+    found = [
+        (row.seq + index, _called(job, row, index))
+        for row, job in zip(rows, _documents(ledger, rows), strict=True)
+        for index in range(min(row.size, before - row.seq) - 1, -1, -1)
+    ]
+    more = len(found) > limit
+    return [job for _, job in found[:limit]], str(found[limit - 1][0]) if more else ""
 
 
 def ahead(ledger: Ledger, id_: str) -> int:
     """How many queued jobs of its queue have their turn before a job; counted up to 100,000."""
-    row = ledger.row(id_)
+    row, index = ledger.find(id_)
     if row is None or public(row.state) is not State.QUEUED:
         return 0
-    ledger.flush()
     (count,) = ledger.db.execute(
-        "SELECT count(*) FROM (SELECT 1 FROM job WHERE queue = ? AND state = 2"
+        "SELECT ifnull(sum(size), 0) FROM (SELECT size FROM job WHERE queue = ? AND state = 2"
         " AND (turn, seq) < (?, ?) LIMIT ?)",
         (row.queue, row.turn, row.seq, _FAR),
     ).fetchone()
-    return int(count)
+    return int(count) + index
 
 
 def graph(ledger: Ledger, id_: str) -> Graph | None:

@@ -10,13 +10,15 @@ from jobgate.errors import QueueFull, Unprocessable
 from jobgate.jobs.graph import MAX_JOBS, MAX_NEEDS, path
 from jobgate.jobs.job import TERMINAL, State
 from jobgate.jobs.journal import Kept, Key, Stored
-from jobgate.jobs.sqlite.ledger import NEEDED, encode
+from jobgate.jobs.sqlite import lots
+from jobgate.jobs.sqlite.rows import NEEDED, encode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jobgate.jobs.job import NewJob
-    from jobgate.jobs.sqlite.ledger import Ledger, Row
+    from jobgate.jobs.sqlite.ledger import Ledger
+    from jobgate.jobs.sqlite.rows import Row
 
 __all__ = ["grow", "kept", "put", "remember"]
 
@@ -51,7 +53,12 @@ def put(
     number = 0
     if graph:
         number = _new_graph(ledger, graph, jobs)
-    if parents is None:
+    if parents is None and not graph:
+        for job in jobs[:claim]:
+            ledger.add(job, claim=True)
+        for lot in lots.gather(jobs[claim:]):
+            ledger.add(lot[0], lot=lot if len(lot) > 1 else ())
+    elif parents is None:
         for index, job in enumerate(jobs):
             ledger.add(job, claim=index < claim, graph=number, graph_id=graph)
     else:
@@ -145,10 +152,13 @@ def _parents(ledger: Ledger, jobs: Sequence[NewJob]) -> dict[str, Row]:
     rows = ledger.load(
         "WHERE job.id IN (SELECT value FROM json_each(?))", (encode(list(needed)).decode(),)
     )
-    found = {row.id: row for row in rows}
+    found = {row.id: row for row in rows if row.size == 1}
     for id_ in needed:
         if id_ not in found:
-            raise Unprocessable(f"there is no job {id_}, which is needed")
+            row = ledger.row(id_)
+            if row is None:
+                raise Unprocessable(f"there is no job {id_}, which is needed")
+            found[id_] = row
     return found
 
 

@@ -349,12 +349,12 @@ class Groups:
     def _recover(self) -> tuple[dict[str, list[int]], list[Change]]:
         ledger = self._ledger
         (seen,) = ledger.db.execute("SELECT seen FROM meta").fetchone()
-        newest, created = ledger.db.execute(
-            "SELECT seq, created FROM job ORDER BY seq DESC LIMIT 1"
-        ).fetchone() or (0, 0)
+        end, created = ledger.db.execute(
+            "SELECT seq + size, created FROM job ORDER BY seq DESC LIMIT 1"
+        ).fetchone() or (1, 0)
         # It never goes back, whatever has been done to the clock on the wall.
         self._offset = max(self._wall(), seen / 1000, created / 1000) - self._clock()
-        ledger.number_from(newest + 1)
+        ledger.number_from(end)
         ledger.now = int(self.now() * 1000)
         ledger.db.execute("BEGIN")
         counts = upkeep.recover(ledger, seen)

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jobgate.jobs.journal import Leased
 from jobgate.jobs.sqlite.entering import kept, remember
-from jobgate.jobs.sqlite.ledger import decode, encode
-from jobgate.jobs.sqlite.running import finish, may_start, taken
+from jobgate.jobs.sqlite.rows import decode, encode
+from jobgate.jobs.sqlite.running import conclude, may_start, taken
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jobgate.jobs.job import Ending, Taken
     from jobgate.jobs.journal import Key, LeaseTerms
-    from jobgate.jobs.sqlite.ledger import Ledger, Row
+    from jobgate.jobs.sqlite.ledger import Ledger
+    from jobgate.jobs.sqlite.rows import Row
 
 __all__ = ["extend", "finish_lease", "lease", "leased", "leased_by_key"]
 
@@ -35,15 +36,14 @@ def lease(ledger: Ledger, jobs: Sequence[tuple[str, int]], terms: LeaseTerms) ->
     ).lastrowid
     assert number is not None, "it has just been inserted"
     covered = []
-    for id_, attempt in jobs:
-        row = ledger.row(id_)
-        if row is not None and may_start(row, attempt):
+    for row, attempt in ledger.rows_of(jobs):
+        if may_start(row, attempt):
             ledger.begin(row, attempt, terms.puller)
             ledger.lend(row, number)
-            covered.append((id_, attempt))
+            covered.append(row)
     if terms.key is not None:
         remember(ledger, terms.key, terms.id)
-    return Leased(terms.id, until / 1000, tuple(covered))
+    return _leased(terms.id, until, covered)
 
 
 def leased(ledger: Ledger, id_: str) -> Leased | None:
@@ -93,13 +93,13 @@ def finish_lease(ledger: Ledger, id_: str, ending: Ending) -> bool:
         return True
     rows = _rows(ledger, number)
     for row in rows:
-        finish(ledger, row.id, row.attempt, ending)
+        conclude(ledger, row, ending)
     if rows:
         ledger.db.execute(
             "UPDATE lease SET ended = 1, until = ?, covered = ? WHERE seq = ?",
             (
                 ledger.now + _REMEMBERED,
-                encode([(row.id, row.attempt) for row in rows]).decode(),
+                encode(_pairs(rows)).decode(),
                 number,
             ),
         )
@@ -122,4 +122,8 @@ def _rows(ledger: Ledger, number: int) -> list[Row]:
 
 
 def _leased(id_: str, until: int, rows: Sequence[Row]) -> Leased:
-    return Leased(id_, until / 1000, tuple((row.id, row.attempt) for row in rows))
+    return Leased(id_, until / 1000, tuple(_pairs(rows)))
+
+
+def _pairs(rows: Sequence[Row]) -> list[tuple[str, int]]:
+    return [(id_, row.attempt) for row in rows for id_ in row.ids or (row.id,)]

@@ -13,10 +13,23 @@ from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from jobgate.errors import Cancelled
 from jobgate.jobs.job import FOLLOWS, TERMINAL, Change, Ending, State, callback, document
+from jobgate.jobs.sqlite import lots
+from jobgate.jobs.sqlite.rows import (
+    CALL,
+    EITHER,
+    HELD,
+    INPUTS,
+    NEEDED,
+    ONCE,
+    ROW,
+    WAITING,
+    Row,
+    decode,
+    encode,
+    public,
+)
 
 if TYPE_CHECKING:
     import sqlite3
@@ -24,41 +37,10 @@ if TYPE_CHECKING:
 
     from jobgate.jobs.job import NewJob, Reply
 
-__all__ = [
-    "CALL",
-    "EITHER",
-    "GONE",
-    "HELD",
-    "INPUTS",
-    "NEEDED",
-    "ONCE",
-    "WAITING",
-    "Ledger",
-    "Row",
-    "decode",
-    "encode",
-    "public",
-]
+__all__ = ["Ledger"]
 
-HELD: Final = 9
-"""`QUEUED`, and taken by this gate: known in RAM only, so that to take stores nothing."""
-_PUBLIC: Final[tuple[State, ...]] = (*State, State.QUEUED, State.QUEUED)
-"""By a row's state, with a gap at 8."""
-WAITING: Final = (State.BLOCKED, State.SCHEDULED, State.QUEUED, HELD)
-
-CALL: Final = 1
-"""In the column `flags`: a caller is attached."""
-ONCE: Final = 2
-EITHER: Final = 4
-"""What it needs may end as it likes."""
-INPUTS: Final = 8
-"""It needs others."""
-NEEDED: Final = 16
-"""Others need it."""
-GONE: Final = 32
-"""Its outcome is no longer kept."""
 _SPOKEN: Final = 64
-"""It has an outcome already, of an earlier attempt or end."""
+"""In a row's `flags`: it has an outcome already, of an earlier attempt or end."""
 
 _AGEING: Final = 10_000
 """Milliseconds in which a waiting job rises one level."""
@@ -66,47 +48,6 @@ _TABLE: Final = 1 << 7
 """Rows of one statement at most."""
 _ALIKE: Final = 4
 """Rows that have changed alike for which a statement of their own is worth it."""
-
-encode = msgspec.json.Encoder().encode
-decode = msgspec.json.decode
-
-
-_Ready = tuple[str, str, int, str, str]
-"""A job that waits for a worker from now on: id, queue, attempt, graph, caller."""
-
-
-class Row(msgspec.Struct, array_like=True, gc=False):
-    """A row of the table of jobs; times and spans in milliseconds."""
-
-    seq: int
-    id: str
-    queue: str
-    state: int
-    turn: int
-    priority: int
-    attempt: int
-    spent: int
-    attempts: int
-    created: int
-    due: int
-    started: int
-    finished: int
-    alarm: int
-    expires: int
-    patience: int
-    keep: int
-    waits: int
-    flags: int
-    worker: str
-    caller: str
-    callback: str
-    graph: int
-    lease: int
-    graph_id: str = ""
-    name: str = ""
-    dirty: int = 0
-    """Which columns the table does not know yet."""
-
 
 _STATE: Final = 1
 _START: Final = 2
@@ -121,17 +62,11 @@ _CHANGED: Final = (
 )
 """By bit of `dirty`, the columns that the usual ways of a job change; `_ALL` is any of them."""
 
-_COLUMNS: Final = ", ".join(f"job.{field}" for field in Row.__struct_fields__[:-3])
-ROW: Final = (
-    f"json_array({_COLUMNS},"  # noqa: S608 (our own names)
-    " CASE job.graph WHEN 0 THEN '' ELSE (SELECT id FROM graph WHERE seq = job.graph) END,"
-    " CASE job.graph WHEN 0 THEN ''"
-    " ELSE (SELECT name FROM node WHERE graph = job.graph AND seq = job.seq) END)"
-)
 _INSERT: Final = (
     "INSERT INTO job (seq, id, queue, state, turn, priority, attempts, created, due, alarm,"
-    " expires, patience, keep, waits, flags, caller, callback, graph)"
-    " SELECT value, key, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17"
+    " expires, patience, keep, waits, flags, caller, callback, graph, size)"
+    " SELECT value, key, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,"
+    " ?18"
     " FROM json_each(?1)"
 )
 _UPDATE: Final = (
@@ -143,6 +78,7 @@ _UPDATE: Final = (
     ),
     14,
 )
+_LOT: Final = ("INSERT INTO lot VALUES {}", 3)
 _BODY: Final = ("INSERT INTO body VALUES {}", 4)
 _OUTCOME: Final = ("INSERT OR REPLACE INTO outcome VALUES {}", 5)
 _TRY: Final = ("INSERT OR REPLACE INTO try VALUES {}", 7)
@@ -150,9 +86,13 @@ _NODE: Final = ("INSERT INTO node VALUES {}", 3)
 _EDGE: Final = ("INSERT OR IGNORE INTO edge (parent, child, place) VALUES {}", 3)
 
 
+_Ready = tuple[str, str, int, str, str]
+"""A job that waits for a worker from now on: id, queue, attempt, graph, caller."""
+
+
 class _Alike:
     """
-    New jobs that differ in nothing but id and number, so that one statement inserts them all.
+    New rows that differ in nothing but id and number, so that one statement inserts them all.
 
     Args:
         state: Where they stand.
@@ -170,7 +110,7 @@ class _Alike:
         self.numbers: dict[str, int] = {}
 
 
-def _alike(job: NewJob, now: int, *, claim: bool, graph: int, waits: int) -> _Alike:
+def _alike(job: NewJob, now: int, *, claim: bool, graph: int, waits: int, size: int) -> _Alike:
     """What a new job has in common with others."""
     due = now + max(1, round(job.delay * 1000)) if job.delay > 0 else 0
     patience = max(1, round(job.expires * 1000)) if job.expires > 0 else 0
@@ -189,7 +129,7 @@ def _alike(job: NewJob, now: int, *, claim: bool, graph: int, waits: int) -> _Al
         (
             job.queue, state, (due or now) + job.priority * _AGEING, job.priority, job.attempts,
             now, due, _alarm(state, due, expires), expires, patience, round(job.keep * 1000),
-            waits, flags, job.caller, job.callback, graph,
+            waits, flags, job.caller, job.callback, graph, size,
         ),
     )  # fmt: skip
 
@@ -220,6 +160,9 @@ class Ledger:
         self._touched: dict[int, Row] = {}
         self._dirty: list[Row] = []
         self._fresh: dict[tuple[object, ...], _Alike] = {}
+        self._new: set[str] = set()
+        self._stems: set[str] = set()
+        self._lots: list[tuple[object, ...]] = []
         self._bodies: list[tuple[object, ...]] = []
         self._outcomes: dict[int, tuple[object, ...]] = {}
         self._tries: list[tuple[object, ...]] = []
@@ -244,7 +187,7 @@ class Ledger:
                 continue
             self._held.discard(seq)
             if row.state != State.RUNNING or row.lease:
-                self.rows.pop(row.id, None)
+                self._let_go(row)
         changes, self.changes = self.changes, []
         self._touched.clear()
         self._more.clear()
@@ -255,12 +198,15 @@ class Ledger:
         if self.db.in_transaction:
             self.db.execute("ROLLBACK")
         for row in self._touched.values():
-            self.rows.pop(row.id, None)
+            self._let_go(row)
         self.changes = []
         for pending in (
             self._touched,
             self._dirty,
             self._fresh,
+            self._new,
+            self._stems,
+            self._lots,
             self._outcomes,
             self._live,
             self._more,
@@ -286,12 +232,56 @@ class Ledger:
     # --- reading
 
     def row(self, id_: str) -> Row | None:
-        """A job by its id."""
+        """A job by its id, alone."""
+        found, index = self.find(id_)
+        if found is None or found.size == 1:
+            return found
+        return self.split(found, range(1, found.size))[index]
+
+    def find(self, id_: str) -> tuple[Row | None, int]:
+        """A job by its id, or the lot that it is in, and where in it."""
         found = self.rows.get(id_)
         if found is None:
-            for found in self.load("WHERE job.id = ?", (id_,)):
-                return found
-        return found
+            rows = self.load("WHERE job.id = ?", (id_,))
+            if not rows:
+                seq = lots.containing(self.db, id_)
+                if seq is None:
+                    return None, 0
+                rows = self.load("WHERE job.seq = ?", (seq,))
+            found = rows[0]
+        return found, found.ids.index(id_) if found.size > 1 else 0
+
+    def rows_of(self, jobs: Sequence[tuple[str, int]]) -> list[tuple[Row, int]]:
+        """
+        Rows that are these jobs' and nobody else's.
+
+        Args:
+            jobs: `(id, attempt)`; unknown ones are left out.
+
+        Returns:
+            In order, with the attempts.
+        """
+        found: dict[tuple[int, int], tuple[Row, list[str]]] = {}
+        for id_, attempt in jobs:
+            row = self.rows.get(id_) or self.find(id_)[0]
+            if row is not None:
+                found.setdefault((row.seq, attempt), (row, []))[1].append(id_)
+        rows: list[tuple[Row, int]] = []
+        for (_, attempt), (row, ids) in found.items():
+            if set(ids) == set(row.ids or (row.id,)):
+                rows.append((row, attempt))
+            else:
+                rows += [(one, attempt) for one in map(self.row, ids) if one is not None]
+        return rows
+
+    def split(self, row: Row, starts: Sequence[int]) -> list[Row]:
+        """Make several rows of a lot's, of which the others begin at these of its jobs."""
+        self.flush()
+        self._let_go(row)
+        parts = lots.split(self.db, row, starts)
+        for part in parts:
+            self._remember(part)
+        return parts
 
     def load(self, where: str, values: Sequence[object] = ()) -> list[Row]:
         """Jobs, by what follows `FROM job` in a SELECT; those in RAM already are the same rows."""
@@ -314,10 +304,8 @@ class Ledger:
 
     def known(self, ids: Sequence[str]) -> list[str]:
         """Those of the ids under which there is a job."""
-        return self.ask(
-            "SELECT json_quote(id) AS x FROM job WHERE id IN (SELECT value FROM json_each(?))",
-            (encode(ids).decode(),),
-        )
+        self.flush()
+        return lots.known(self.db, ids)
 
     def waiting_in(self, queue: str) -> int:
         """How many jobs of a queue wait, what is under way included."""
@@ -337,11 +325,25 @@ class Ledger:
         return list(now | (self._held - self._touched.keys()))
 
     def _known(self, row: Row) -> Row:
-        known = self.rows.setdefault(row.id, row)
-        if known is row and row.seq in self._held:
-            row.state = HELD
+        known = self.rows.get(row.id)
+        if known is None:
+            if row.seq in self._held:
+                row.state = HELD
+            self._remember(row)
+            return row
         self._touched[row.seq] = known
         return known
+
+    def _remember(self, row: Row) -> None:
+        self._touched[row.seq] = row
+        if row.size == 1:
+            self.rows[row.id] = row
+        else:
+            self.rows.update(dict.fromkeys(row.ids, row))
+
+    def _let_go(self, row: Row) -> None:
+        for id_ in row.ids or (row.id,):
+            self.rows.pop(id_, None)
 
     # --- writing
 
@@ -353,32 +355,42 @@ class Ledger:
         graph: int = 0,
         graph_id: str = "",
         waits: int = 0,
+        lot: Sequence[NewJob] = (),
     ) -> int:
         """
         A new job; its number.
 
         Args:
             job: It.
+            lot: All of a lot, of which it is the first; unclaimed, in no graph.
             claim: Hold it for this gate.
             graph: The number of its graph.
             graph_id: And its id.
             waits: How many jobs it needs that have not ended.
         """
         seq = self._next
-        self._next = seq + 1
+        size = len(lot) or 1
+        self._next = seq + size
         like = (
             job.queue, job.priority, job.attempts, job.delay, job.expires, job.keep, job.caller,
-            job.callback, job.call, job.once, job.when, not job.needs, claim, graph, waits,
+            job.callback, job.call, job.once, job.when, not job.needs, claim, graph, waits, size,
         )  # fmt: skip
         alike = self._fresh.get(like)
         if alike is None:
-            alike = self._fresh[like] = _alike(job, self.now, claim=claim, graph=graph, waits=waits)
-        if job.id in alike.numbers:
-            message = f"job {job.id} is put twice at once"
-            raise ValueError(message)
+            alike = self._fresh[like] = _alike(
+                job, self.now, claim=claim, graph=graph, waits=waits, size=size
+            )
+        ids = [job.id] if size == 1 else [each.id for each in lot]
+        self._are_new(ids)
         alike.numbers[job.id] = seq
+        stem = lots.stem(job.id)
+        self._stems.add(stem)
         state = alike.state
-        self._bodies.append((seq, job.content_type, job.headers, job.body))
+        body = job.body
+        if size > 1:
+            self._lots.append((seq, stem, encode(ids).decode()))
+            body = lots.one_body([each.body for each in lot])
+        self._bodies.append((seq, job.content_type, job.headers, body))
         if graph:
             self._nodes.append((graph, seq, job.name))
             self._live[graph] = self._live.get(graph, 0) + 1
@@ -387,14 +399,14 @@ class Ledger:
             fixed = alike.fixed
             values = (
                 seq, job.id, job.queue, HELD, *fixed[2:4], 0, 0, *fixed[4:7], 0, 0, *fixed[7:13],
-                "", *fixed[13:], 0, graph_id, job.name,
+                "", *fixed[13:16], 0, 1, graph_id, job.name,
             )  # fmt: skip
             row = Row(*values)
             self.rows[job.id] = self._touched[seq] = row
-        self._more[job.queue] = self._more.get(job.queue, 0) + 1
-        self.changes.append(
-            Change(job.id, job.queue, public(state), 0, graph_id, None, state == HELD, job.caller)
-        )
+        self._more[job.queue] = self._more.get(job.queue, 0) + size
+        now, held = public(state), state == HELD
+        for id_ in ids:
+            self.changes.append(Change(id_, job.queue, now, 0, graph_id, None, held, job.caller))
         return seq
 
     def link(self, parent: int, child: int, place: int) -> None:
@@ -435,26 +447,32 @@ class Ledger:
             if now not in FOLLOWS[was]:
                 message = f"job {row.id} cannot go from {was.word} to {now.word}"
                 raise ValueError(message)
-            more = (state in WAITING) - (before in WAITING)
+            more = ((state in WAITING) - (before in WAITING)) * row.size
             if more:
                 self._more[row.queue] = self._more.get(row.queue, 0) + more
+            ids = row.ids or (row.id,)
             if now < TERMINAL:
-                change = Change(row.id, row.queue, now, row.attempt, row.graph_id, was)
+                self.changes += [
+                    Change(id_, row.queue, now, row.attempt, row.graph_id, was) for id_ in ids
+                ]
             else:
                 began = row.started or row.finished
-                change = Change(
-                    row.id,
-                    row.queue,
-                    now,
-                    row.attempt,
-                    row.graph_id,
-                    was,
-                    caller=row.caller,
-                    waited=(began - row.created) / 1000,
-                    ran=(row.finished - began) / 1000,
-                    status=status,
-                )
-            self.changes.append(change)
+                waited, ran = (began - row.created) / 1000, (row.finished - began) / 1000
+                self.changes += [
+                    Change(
+                        id_,
+                        row.queue,
+                        now,
+                        row.attempt,
+                        row.graph_id,
+                        was,
+                        caller=row.caller,
+                        waited=waited,
+                        ran=ran,
+                        status=status,
+                    )
+                    for id_ in ids
+                ]
         row.state = state
         if was is now is State.QUEUED:
             # Held, or held no more.
@@ -538,7 +556,7 @@ class Ledger:
         """Jobs are no more."""
         for row in rows:
             row.dirty = 0
-            self.rows.pop(row.id, None)
+            self._let_go(row)
 
     def failed(self, row: Row, error: dict[str, Any], output: str) -> None:
         """One attempt is to be remembered."""
@@ -559,9 +577,13 @@ class Ledger:
     def _write(self) -> None:
         db = self.db
         if self._fresh:
+            self._are_unknown()
             for alike in self._fresh.values():
                 db.execute(_INSERT, (encode(alike.numbers).decode(), *alike.fixed))
             self._fresh.clear()
+            if self._lots:
+                self._write_rows(_LOT, self._lots)
+                self._lots.clear()
             self._write_rows(_BODY, self._bodies)
             self._bodies.clear()
         if self._nodes:
@@ -586,6 +608,32 @@ class Ledger:
                     (more, self.now, graph),
                 )
             self._live.clear()
+
+    def _are_new(self, ids: Sequence[str]) -> None:
+        before = len(self._new)
+        self._new.update(ids)
+        if len(self._new) < before + len(ids):
+            message = f"job {ids[0]}, or one with it, is put twice at once"
+            raise ValueError(message)
+
+    def _are_unknown(self) -> None:
+        """What the index of ids does not see: a new job that is in a lot, a lot of known jobs."""
+        near = self.db.execute(
+            "SELECT 1 FROM lot WHERE stem IN (SELECT value FROM json_each(?)) LIMIT 1",
+            (encode(self._stems).decode(),),
+        ).fetchone()
+        for _, stem, _ in self._lots:
+            near = (
+                near
+                or self.db.execute(
+                    "SELECT 1 FROM job WHERE id BETWEEN ?1 AND ?1 || 'z' LIMIT 1", (stem,)
+                ).fetchone()
+            )
+        self._stems.clear()
+        ids, self._new = list(self._new), set()
+        if near and lots.known(self.db, ids):
+            message = "a job is put again"
+            raise ValueError(message)
 
     def _update(self) -> None:
         """Jobs that have changed alike with one statement, all others together with another."""
@@ -752,11 +800,6 @@ class Ledger:
             del notices[known]
         for notice in notices.values():
             self.add(notice)
-
-
-def public(state: int) -> State:
-    """What others see of the column `state`."""
-    return _PUBLIC[state]
 
 
 def _alarm(state: int, due: int, expires: int) -> int:

@@ -4,19 +4,23 @@ Steps: jobs are taken, run and end.
 
 from __future__ import annotations
 
+from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING
 
 from jobgate.jobs.job import FOLLOWS, TERMINAL, Ending, State, Taken
 from jobgate.jobs.sqlite.asking import ended
 from jobgate.jobs.sqlite.entering import grow
-from jobgate.jobs.sqlite.ledger import CALL, HELD, INPUTS, ONCE, decode, encode, public
+from jobgate.jobs.sqlite.lots import bodies_of
+from jobgate.jobs.sqlite.rows import CALL, HELD, INPUTS, ONCE, decode, encode, public
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jobgate.jobs.sqlite.ledger import Ledger, Row
+    from jobgate.jobs.sqlite.ledger import Ledger
+    from jobgate.jobs.sqlite.rows import Row
 
 __all__ = [
+    "conclude",
     "consume",
     "finish",
     "finish_waiting",
@@ -32,11 +36,7 @@ _CONSUMED = Ending(State.SUCCEEDED)
 
 def take(ledger: Ledger, queue: str, count: int, max_bytes: int) -> list[Taken]:
     """Hold queued jobs for this gate, those first whose turn it is."""
-    rows = ledger.load(
-        "WHERE job.queue = ? AND job.state = 2 AND (job.expires = 0 OR job.expires > ?)"
-        " AND job.seq NOT IN (SELECT value FROM json_each(?)) ORDER BY job.turn, job.seq LIMIT ?",
-        (queue, ledger.now, encode(ledger.held()).decode(), count),
-    )
+    rows = _next(ledger, queue, count)
     if not rows:
         return []
     rows, left = _fitting(ledger, rows, max_bytes)
@@ -45,20 +45,59 @@ def take(ledger: Ledger, queue: str, count: int, max_bytes: int) -> list[Taken]:
     return taken(ledger, rows, left)
 
 
+def _next(ledger: Ledger, queue: str, count: int) -> list[Row]:
+    """The rows of the so many jobs whose turn it is; of the last lot only what is wanted."""
+    held = encode(ledger.held()).decode()
+    found: list[Row] = []
+    # Two lots may well be enough; if these are single jobs, all others are likely to be, too.
+    limit = 2
+    while count:
+        rows = ledger.load(
+            "WHERE job.queue = ? AND job.state = 2 AND (job.expires = 0 OR job.expires > ?)"
+            " AND job.seq NOT IN (SELECT value FROM json_each(?))"
+            " ORDER BY job.turn, job.seq LIMIT ? OFFSET ?",
+            (queue, ledger.now, held, min(limit, count), len(found)),
+        )
+        if not rows:
+            break
+        limit = count
+        for row in rows:
+            if row.size > count:
+                ledger.split(row, [count])
+            found.append(row)
+            count -= row.size
+            if not count:
+                break
+    return found
+
+
 def _fitting(ledger: Ledger, rows: list[Row], max_bytes: int) -> tuple[list[Row], int]:
-    """The first so many whose bodies fit, but one at least; and how many bytes are left."""
-    if len(rows) == 1:
+    """The first so many whose bodies fit, but one job at least; and how many bytes are left."""
+    if len(rows) == rows[0].size == 1:
         return rows, max_bytes
     lengths = ledger.ask(
         "SELECT length(body.data) AS x FROM json_each(?) AS j JOIN body ON body.seq = j.value"
         " ORDER BY j.key",
         (encode([row.seq for row in rows]).decode(),),
     )
-    for index, length in enumerate(lengths):
-        if index and length > max_bytes:
-            return rows[:index], max_bytes
-        max_bytes -= length
+    for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        ends = row.size if row.size > 1 else 0
+        if length - ends > max_bytes:
+            if row.size > 1:
+                fit = _fitting_lines(ledger, row, max_bytes) or (not index)
+                if fit:
+                    ledger.split(row, [fit])
+                return rows[: index + bool(fit)], 0
+            return rows[: index or 1], 0
+        max_bytes -= length - ends
     return rows, max_bytes
+
+
+def _fitting_lines(ledger: Ledger, row: Row, max_bytes: int) -> int:
+    """How many of a lot's jobs fit into so many bytes."""
+    ((data,),) = ledger.db.execute("SELECT data FROM body WHERE seq = ?", (row.seq,))
+    sizes = accumulate(map(len, bodies_of(row, data)))
+    return sum(1 for _ in takewhile(lambda size: size <= max_bytes, sizes))
 
 
 def taken(ledger: Ledger, rows: Sequence[Row], max_bytes: int = 0) -> list[Taken]:
@@ -77,36 +116,46 @@ def taken(ledger: Ledger, rows: Sequence[Row], max_bytes: int = 0) -> list[Taken
     found = []
     at = 0
     for row, (content_type, headers, length) in zip(rows, decode(heads), strict=True):
+        body = data[at : at + length]
+        at += length
+        created, once = row.created / 1000, bool(row.flags & ONCE)
+        if row.size > 1:
+            found += [
+                Taken(
+                    id_, row.queue, line, content_type, row.priority, row.attempt, row.spent,
+                    row.attempts, created, headers, row.caller, once=once,
+                )
+                for id_, line in zip(row.ids, bodies_of(row, body), strict=True)
+            ]  # fmt: skip
+            continue
         found.append(
             Taken(
                 id=row.id,
                 queue=row.queue,
-                body=data[at : at + length],
+                body=body,
                 content_type=content_type,
                 priority=row.priority,
                 attempt=row.attempt,
                 spent=row.spent,
                 attempts=row.attempts,
-                created=row.created / 1000,
+                created=created,
                 headers=headers,
                 caller=row.caller,
                 call=bool(row.flags & CALL),
-                once=bool(row.flags & ONCE),
+                once=once,
                 graph=row.graph_id,
                 name=row.name,
                 inputs=inputs.get(row.seq, ()),
                 fed=fed.get(row.seq, ()),
             )
         )
-        at += length
     return found
 
 
 def give_back(ledger: Ledger, ids: Sequence[str]) -> None:
     """Leave what was taken for another `take`; what had started was declined then."""
-    for id_ in ids:
-        row = ledger.row(id_)
-        if row is not None and _ours(row):
+    for row, _ in ledger.rows_of([(id_, 0) for id_ in ids]):
+        if _ours(row):
             ledger.move(row, State.QUEUED)
 
 
@@ -133,9 +182,8 @@ def _ours(row: Row) -> bool:
 
 def consume(ledger: Ledger, jobs: Sequence[tuple[str, int]]) -> None:
     """Held jobs are a puller's for good."""
-    for id_, attempt in jobs:
-        row = ledger.row(id_)
-        if row is not None and _ours(row):
+    for row, attempt in ledger.rows_of(jobs):
+        if _ours(row):
             if row.state == HELD:
                 ledger.begin(row, attempt, "")
             ledger.settle(row, _CONSUMED)
@@ -146,13 +194,18 @@ def finish(ledger: Ledger, id_: str, attempt: int, ending: Ending) -> bool:
     row = ledger.row(id_)
     if row is None or row.state != State.RUNNING or row.attempt != attempt:
         return False
+    conclude(ledger, row, ending)
+    return True
+
+
+def conclude(ledger: Ledger, row: Row, ending: Ending) -> None:
+    """The attempt under way has ended, of a job or of a lot."""
     if ending.jobs:
         grow(ledger, row, ending.jobs)
     row.spent += ending.spent
     if ending.error is not None:
         ledger.failed(row, ending.error, ending.output)
     ledger.settle(row, ending)
-    return True
 
 
 def finish_waiting(ledger: Ledger, id_: str, ending: Ending) -> bool:

@@ -19,7 +19,7 @@ MEMORY: Final = ":memory:"
 
 _APPLICATION: Final = 0x4A474154
 """`JGAT`, in the file's header."""
-_VERSION: Final = 1
+_VERSION: Final = 2
 _HEADER: Final = 100
 """Bytes of a database's header."""
 
@@ -33,6 +33,10 @@ INSERT INTO meta VALUES (1, 0);
 -- Narrow, because every change of a state rewrites it. `turn` orders the takers, `alarm` is
 -- when time alone changes something. To compare `state` with a parameter would have SQLite plan
 -- the statement anew each time, for the partial indices: states stand in statements as numbers.
+--
+-- A row may be a lot: `size` jobs that came together, are alike in all but id and body, and have
+-- had the same fate. It has the first one's id and number, the numbers after that are the others',
+-- and its body is theirs, each with a line's end. Whoever touches one of them splits the lot.
 CREATE TABLE job (
     seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, queue TEXT NOT NULL,
     state INTEGER NOT NULL, turn INTEGER NOT NULL, priority INTEGER NOT NULL,
@@ -42,8 +46,11 @@ CREATE TABLE job (
     alarm INTEGER NOT NULL, expires INTEGER NOT NULL, patience INTEGER NOT NULL,
     keep INTEGER NOT NULL, waits INTEGER NOT NULL, flags INTEGER NOT NULL,
     worker TEXT NOT NULL DEFAULT '', caller TEXT NOT NULL, callback TEXT NOT NULL,
-    graph INTEGER NOT NULL, lease INTEGER NOT NULL DEFAULT 0
+    graph INTEGER NOT NULL, lease INTEGER NOT NULL DEFAULT 0,
+    size INTEGER NOT NULL DEFAULT 1
 ) STRICT;
+CREATE TABLE lot (seq INTEGER PRIMARY KEY, stem TEXT NOT NULL, ids TEXT NOT NULL) STRICT;
+CREATE INDEX lot_stem ON lot (stem);
 CREATE INDEX job_state ON job (queue, state);
 CREATE INDEX job_take ON job (queue, turn) WHERE state = 2;
 CREATE INDEX job_alarm ON job (alarm) WHERE alarm > 0;
@@ -237,7 +244,7 @@ def _check(db: sqlite3.Connection, path: str) -> bool:
     if version != _VERSION:
         message = (
             f"{path}: this store is of version {version}, and this jobgate knows"
-            f" {_VERSION}; run the newer jobgate again, or name another file"
+            f" {_VERSION}; run the jobgate that made it, or name another file"
         )
         raise ConfigError(message)
     return False

@@ -10,16 +10,17 @@ from jobgate.errors import Cancelled, Purged, WorkerDied
 from jobgate.jobs.job import TERMINAL, State, document
 from jobgate.jobs.journal import Due
 from jobgate.jobs.sqlite.asking import documents, queues
-from jobgate.jobs.sqlite.ledger import GONE, HELD, ONCE, encode
+from jobgate.jobs.sqlite.rows import GONE, HELD, ONCE, encode
 
 if TYPE_CHECKING:
     from jobgate.jobs.job import Job
-    from jobgate.jobs.sqlite.ledger import Ledger, Row
+    from jobgate.jobs.sqlite.ledger import Ledger
+    from jobgate.jobs.sqlite.rows import Row
 
 __all__ = ["cancel", "forget", "purge", "recover", "retry", "sweep"]
 
 _SLICE: Final = 500
-"""Rows of one kind that one sweep, or one slice of a purge, looks at."""
+"""Rows of one kind that one sweep, or one slice of a purge, looks at; more jobs, if lots."""
 _REMEMBERED: Final = 24 * 3600 * 1000
 """Milliseconds for which it is remembered that there was an outcome."""
 _AGAIN: Final = 60_000
@@ -90,14 +91,14 @@ def purge(ledger: Ledger, queue: str, below: int) -> tuple[int, int]:
     for row in rows:
         ledger.end(row, State.CANCELLED, None, error)
     if rows:
-        return len(rows), below
+        return sum(row.size for row in rows), below
     dead = ledger.load(
         "WHERE job.queue = ? AND job.state = 7 AND job.flags & ? = 0 AND job.seq < ?"
         " ORDER BY job.seq LIMIT ?",
         (queue, GONE, below, _SLICE),
     )
     _go(ledger, dead)
-    return len(dead), below
+    return sum(row.size for row in dead), below
 
 
 def sweep(ledger: Ledger) -> Due:
@@ -169,7 +170,7 @@ def recover(ledger: Ledger, seen: int) -> dict[str, list[int]]:
     for name in queues(ledger):
         by_state = [0] * len(State)
         for state, count in ledger.ask(
-            "SELECT json_array(state, count(*)) AS x FROM job"
+            "SELECT json_array(state, sum(size)) AS x FROM job"
             " WHERE queue = ? AND state IN (0, 1, 2, 3) GROUP BY state",
             (name,),
         ):
@@ -241,6 +242,7 @@ def _delete(ledger: Ledger, rows: list[Row]) -> None:
     text = encode([row.seq for row in rows]).decode()
     db.execute("DELETE FROM edge WHERE parent IN (SELECT value FROM json_each(?))", (text,))
     db.execute("DELETE FROM edge WHERE child IN (SELECT value FROM json_each(?))", (text,))
+    db.execute("DELETE FROM lot WHERE seq IN (SELECT value FROM json_each(?))", (text,))
     db.execute("DELETE FROM job WHERE seq IN (SELECT value FROM json_each(?))", (text,))
     graphs = {row.graph for row in rows if row.graph}
     for number in graphs:
