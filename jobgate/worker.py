@@ -742,14 +742,22 @@ def _answer_batch(
     link: _Link, handler: Callable[[list[Command]], object], batch: list[Command]
 ) -> None:
     """Run the handler and send what each of the commands is owed."""
-    wanted = [command for command in batch if not command._cancelled]  # noqa: SLF001 - family
-    values = _values(handler, wanted) if wanted else []
-    frames = [
-        (_FAIL, command._number, _describe(Fail("cancelled")), b"")  # noqa: SLF001
-        for command in batch
-        if command not in wanted
-    ]
-    frames += map(_word, [link] * len(wanted), wanted, values)
+    wanted = batch
+    frames: list[tuple[int, int, bytes, Any]] = []
+    if any([command._cancelled for command in batch]):  # noqa: C419, SLF001 - a list is quicker
+        wanted = []
+        for command in batch:
+            if command._cancelled:  # noqa: SLF001
+                frames.append(_word(link, command, Fail("cancelled")))
+            else:
+                wanted.append(command)
+    if wanted:
+        frames += [
+            (_REPLY, command._number, _BYTES_META, value)  # noqa: SLF001
+            if type(value) is bytes
+            else _word(link, command, value)
+            for command, value in zip(wanted, _values(handler, wanted), strict=True)
+        ]
     link.send_all(frames)
 
 
