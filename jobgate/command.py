@@ -14,7 +14,6 @@ from twisted.logger import Logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
 
     from jobgate.gate.queues import CommandQueue
@@ -28,6 +27,7 @@ __all__ = [
     "Input",
     "Reply",
     "ReplyStream",
+    "Waiter",
     "Worker",
 ]
 
@@ -107,6 +107,23 @@ class Reply:
 
     def __repr__(self) -> str:
         return f"<Reply {self.status} {self.content_type} {len(self.body)} B>"
+
+
+class Waiter(Protocol):
+    """
+    Who is told what becomes of a command, once: a Deferred, or what is as good as one.
+
+    Nothing that goes wrong with the caller comes back from here.
+    """
+
+    def callback(self, reply: Reply) -> None:
+        """It ended well."""
+
+    def errback(self, failure: Failure) -> None:
+        """It did not."""
+
+    def cancel(self) -> None:
+        """Nobody waits any more: have the command leave."""
 
 
 class Input(NamedTuple):
@@ -224,9 +241,9 @@ class Command:
         shard: The CommandQueue it belongs to.
         declined: Workers that will not have it.
         state: WAITING, RUNNING or DONE.
-        reply: Fires once with a Reply or a JobgateError.
+        reply: Told once of its Reply or a JobgateError.
         stream: Where the parts of a streamed reply go, once one has come.
-        bucket: Where the deadlines keep it.
+        bucket: Those with whom the deadlines keep it.
         offered: How far its worker's input reaches with it, in bytes.
         caller: The name of the token it was sent with, for the audit.
         graph: The graph its job belongs to; empty outside of graphs.
@@ -243,7 +260,7 @@ class Command:
     """
 
     # Class attributes are the defaults: most commands never set most of them.
-    reply: Deferred[Reply]
+    reply: Waiter
     shard: CommandQueue
     headers: dict[str, str] | None = None
     queue_deadline: float = _FOREVER
@@ -255,7 +272,7 @@ class Command:
     declined: list[Worker] | None = None
     state: str = WAITING
     stream: ReplyStream | None = None
-    bucket: int = 0
+    bucket: set[Command] | None = None
     offered: int = 0
     caller: str = ""
     graph: str = ""
@@ -289,7 +306,7 @@ class Command:
         self.deadline = self.due = deadline
 
     def leave(self, _: object = None) -> None:
-        """The caller is gone: what the reply's Deferred calls when it is cancelled."""
+        """The caller is gone: what the reply calls when it is cancelled."""
         if self.forget is not None:
             self.forget(self)
 

@@ -54,7 +54,11 @@ class BatchQueue(CommandQueue):
     @property
     def free_now(self) -> bool:
         """Whether a command put now would have its place in a batch that a Runner waits for."""
-        return super().free_now and not self._batching.full(self.pending.count, 0)
+        return (
+            bool(self.waiting)
+            and not self.paused
+            and not self._batching.full(self.pending.count, 0)
+        )
 
     def longest_wait(self, now: float) -> float | None:
         """Seconds since the oldest was accepted; None if all there is to wait for is company."""

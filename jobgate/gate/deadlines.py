@@ -53,24 +53,20 @@ class Deadlines:
         """Keep it until `command.due`."""
         due = command.due
         if due - now > _FAR:
-            bucket = int(min(due, now + _FARTHEST)) * _PER_SECOND
+            farthest = now + _FARTHEST
+            bucket = int(due if due < farthest else farthest) * _PER_SECOND
         else:
             bucket = int(due * _PER_SECOND) + 1
-        command.bucket = bucket
         members = self._buckets.get(bucket)
-        if members is not None:
-            members.add(command)
-            return
-        self._buckets[bucket] = {command}
-        heappush(self._order, bucket)
-        if self._timer is None or bucket < self._timer_for:
-            self._arm()
+        if members is None:
+            members = self._open(bucket)
+        members.add(command)
+        command.bucket = members
 
     def remove(self, command: Command) -> None:
         """Forget it; harmless if it is not kept."""
-        members = self._buckets.get(command.bucket)
-        if members is not None:
-            members.discard(command)
+        if command.bucket is not None:
+            command.bucket.discard(command)
 
     def move(self, command: Command, due: float, now: float) -> None:
         """Give it another moment."""
@@ -85,6 +81,15 @@ class Deadlines:
             self._timer = None
         self._buckets.clear()
         self._order.clear()
+
+    def _open(self, bucket: int) -> set[Command]:
+        """Begin a bucket."""
+        members: set[Command] = set()
+        self._buckets[bucket] = members
+        heappush(self._order, bucket)
+        if self._timer is None or bucket < self._timer_for:
+            self._arm()
+        return members
 
     def _arm(self) -> None:
         if self._timer is not None:

@@ -391,13 +391,12 @@ class Gate:
         command = self.command(queue, body, content_type, priority=priority, timeout=timeout)
         if key:
             command.headers = {"jobgate-key": key}
+        reply: Deferred[Reply] = Deferred(command.leave)
         try:
-            self.dispatcher[queue].submit(command, key=key)
+            self.dispatcher[queue].submit(command, key=key, waiter=reply)
         except Exception:  # noqa: BLE001 (a refusal is an outcome like any other)
-            reply: Deferred[Reply] = Deferred()
             reply.errback()
-            return reply
-        return command.reply
+        return reply
 
     # --- what operators ask and do
 

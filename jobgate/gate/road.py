@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IReactorTime
 
-    from jobgate.command import Batch, Reply, Worker
+    from jobgate.command import Batch, Reply, Waiter, Worker
     from jobgate.config import QueueConfig
     from jobgate.errors import JobgateError
     from jobgate.gate.audit import Audit
@@ -104,6 +104,7 @@ class Road:
         self._runners: list[Runner] = []
         self._running: set[Command] = set()
         self.running_add = self._running.add
+        self._forget = self._left
         self._lanes = 0
         self._lines = config.protocol == "lines"
         self._quiet: list[Deferred[None]] = []
@@ -172,7 +173,7 @@ class Road:
     @property
     def plain(self) -> bool:
         """Whether a command for which a worker waits needs no closer look."""
-        return not (self.draining or self._lines or self.poison or self.batching)
+        return not (self.draining or self._lines or self.poison)
 
     @property
     def expected_wait(self) -> float:
@@ -199,11 +200,22 @@ class Road:
 
     # --- coming in
 
-    def submit(self, command: Command, *, key: str = "", no_queue: bool = False) -> None:
+    def submit(
+        self,
+        command: Command,
+        *,
+        key: str = "",
+        no_queue: bool = False,
+        waiter: Waiter | None = None,
+    ) -> None:
         """
         Let a command in and on its way.
 
-        Its `reply` is a new Deferred; cancelling that says that the caller has left.
+        Args:
+            command: As it was made.
+            key: The same key, the same shard.
+            no_queue: It is refused if no worker is free.
+            waiter: What its `reply` shall be; without one it is a new Deferred.
 
         Raises:
             JobgateError: It is refused; the error says why and when to try again.
@@ -211,7 +223,7 @@ class Road:
         self.stats.accepted += 1
         shards = self.shards
         shard = shards[0] if len(shards) == 1 else self._shard_for(key)
-        if not (shard.waiting and self.plain and not shard.paused):
+        if not (shard.free_now and self.plain):
             try:
                 self._admit(command, shard, no_queue=no_queue)
             except errors.JobgateError as error:
@@ -225,8 +237,8 @@ class Road:
             if deadline < command.due:
                 command.due = deadline
         command.shard = shard
-        command.forget = self._left
-        command.reply = Deferred(command.leave)
+        command.forget = self._forget
+        command.reply = Deferred(command.leave) if waiter is None else waiter
         if self.audit is not None:
             self.audit.accepted(command)
         if command.due != _FOREVER:
@@ -243,7 +255,7 @@ class Road:
         """
         command.job = True
         command.shard = self.shards[0]
-        command.forget = self._left
+        command.forget = self._forget
 
     def enter(self, command: Command, *, key: str = "") -> None:
         """Let a job in that is expected, unless it was withdrawn: no bound of calls applies."""
@@ -609,8 +621,10 @@ class Road:
         return bool(timeout) and 0.0 < command.began <= now - timeout
 
     def _member_answered(self, command: Command, batch: Batch, now: float) -> None:
-        """Measure one of a batch; with the last of them the batch."""
+        """Measure one of a batch; with the last of them the batch. It leaves it."""
         began, together = command.began, len(batch.members)
+        # Who kept those who keep it would be left to the garbage collector.
+        command.batch = None
         self.stats.measure(began - command.accepted, now - began, together)
         if not batch.left:
             self.stats.measure_batch(together)

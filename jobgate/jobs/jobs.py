@@ -9,7 +9,7 @@ changes one does it through this class. Must not know HTTP.
 from __future__ import annotations
 
 from random import SystemRandom
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -417,8 +417,7 @@ class Jobs:
 
     def _enter(self, command: Command, taken: Taken, backlog: Backlog) -> None:
         road = backlog.road
-        # For its Road it is what a call's Deferred is.
-        command.reply = cast("Deferred[travelling.Reply]", Errand(self, command, taken))
+        command.reply = Errand(self, command, taken)
         road.expect(command)
         known = road.poison and road.poison.knows(
             command.queue, command.content_type, command.body, self.clock.seconds()

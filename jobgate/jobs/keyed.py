@@ -160,8 +160,9 @@ async def _run(jobs: Jobs, road: Road, command: Command, *, shard: str, no_queue
         return await outcome(jobs, command.id, 0)
     command.on_start = jobs.started
     try:
-        road.submit(command, key=shard, no_queue=no_queue)
-        reply = await _whole(command)
+        sent: Deferred[travelling.Reply] = Deferred(command.leave)
+        road.submit(command, key=shard, no_queue=no_queue, waiter=sent)
+        reply = await _whole(sent)
     except CancelledError:
         # It was cancelled by its id, which is stored.
         return await outcome(jobs, command.id, 0)
@@ -191,8 +192,8 @@ async def _stored(jobs: Jobs, ended: Deferred[bool], command: Command) -> None:
         raise errors.StoreUnavailable(message, retry_after=1.0, executed="yes") from None
 
 
-def _whole(command: Command) -> Deferred[Reply]:
-    """The reply, all parts of it together."""
+def _whole(sent: Deferred[travelling.Reply]) -> Deferred[Reply]:
+    """The reply that was sent, all parts of it together."""
     whole: Deferred[Reply] = Deferred()
 
     def replied(reply: travelling.Reply) -> None:
@@ -209,5 +210,5 @@ def _whole(command: Command) -> Deferred[Reply]:
         gathering = Gathering(lambda _: None, gathered)
         reply.stream.read(gathering.chunk, gathering.end)
 
-    command.reply.addCallbacks(replied, whole.errback)
+    sent.addCallbacks(replied, whole.errback)
     return whole

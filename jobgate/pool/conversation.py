@@ -143,10 +143,11 @@ class Conversation:
         """
         pieces: list[list[bytes]] = []
         unfit: list[tuple[Command, JobgateError]] = []
+        frame_id = self._next_id
         for command in batch.members:
             try:
-                frame_id = (self._next_id + len(pieces)) & 0xFFFFFFFF
                 pieces.append(self._pieces(command, frame_id))
+                frame_id = (frame_id + 1) & 0xFFFFFFFF
             except JobgateError as error:
                 unfit.append((command, error))
         for command, _ in unfit:
@@ -253,9 +254,11 @@ class Conversation:
             # Whoever kills a worker now must be known: nothing else is given to it meanwhile.
             self.company -= self.capacity - 1
         self.company += len(members) - 1
+        frame_id = self._next_id
         for command in members:
-            in_hand[self._next_id] = command
-            self._next_id = (self._next_id + 1) & 0xFFFFFFFF
+            in_hand[frame_id] = command
+            frame_id = (frame_id + 1) & 0xFFFFFFFF
+        self._next_id = frame_id
         if (idle or not self.ordered) and self.taker is not None:
             now = self._seconds()
             if idle:
@@ -266,8 +269,9 @@ class Conversation:
         offered, total = 0, len(small[0])
         for command, parts in zip(members, pieces, strict=True):
             for part in parts:
-                total += len(part)
-                if len(part) < _JOIN_BELOW:
+                size = len(part)
+                total += size
+                if size < _JOIN_BELOW:
                     small.append(part)
                     continue
                 offered = self._transport.write(b"".join(small), part, idle=idle) - total
@@ -281,28 +285,36 @@ class Conversation:
     def _finish(self, frame_id: int, now: float) -> Command | None:
         """The last word on a command has come; the next oldest has begun."""
         in_hand = self.in_hand
-        if self.ordered and frame_id in in_hand and next(iter(in_hand)) != frame_id:
-            self._overtaken(in_hand[frame_id], now)
-        command = in_hand.pop(frame_id, None)
+        command = in_hand.get(frame_id)
         if command is None:
             if self.taker is not None:
                 self.taker.stray()
             return None
-        if command.batch is not None:
-            self._leave(command.batch)
+        if self.ordered and next(iter(in_hand)) != frame_id:
+            self._overtaken(command, now)
+        del in_hand[frame_id]
+        if command.batch is not None and self._leave(command.batch):
+            return command
         if not in_hand:
             self.busy_before += now - self.busy_since
         elif self.ordered:
             self._begin_oldest(now)
         return command
 
-    def _leave(self, batch: Batch) -> None:
-        """One of a batch has been answered; the last of them frees the place."""
+    def _leave(self, batch: Batch) -> bool:
+        """
+        One of a batch has been answered; the last of them frees the place.
+
+        Returns:
+            Whether others of it are still in hand.
+        """
         batch.left -= 1
         if batch.left:
             self.company -= 1
-        elif batch.suspect and not self.ordered:
+            return True
+        if batch.suspect and not self.ordered:
             self.company += self.capacity - 1
+        return False
 
     def _begin_oldest(self, now: float) -> None:
         """What has become the oldest is what the worker is at now."""
