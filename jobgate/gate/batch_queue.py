@@ -78,7 +78,8 @@ class BatchQueue(CommandQueue):
         pending.append(command)
         batching = self._batching
         must_go = batching.must_go(command.accepted, command.deadline, command.queue_deadline)
-        self._must_go = min(self._must_go, must_go)
+        if must_go < self._must_go:
+            self._must_go = must_go
         self._newest = command.accepted
         # One more makes a difference if it is the first, the last, or in a hurry.
         if self.waiting and (

@@ -154,7 +154,8 @@ class Batching:
                 deadline -= _CAREFUL * self.fit.seconds(self.size) + _MARGIN
             else:
                 deadline = (accepted + deadline) / 2
-        return min(deadline, queue_deadline - _MARGIN)
+        queue_deadline -= _MARGIN
+        return deadline if deadline < queue_deadline else queue_deadline
 
     def measured(self, n: int, seconds: float) -> None:
         """A batch of `n` has run for so long."""

@@ -84,7 +84,10 @@ class Runner:
 
     def replied(self, command: Command, reply: Reply, now: float) -> None:
         """It ended well."""
-        if not self._waiting:
+        if command.batch is not None and command.batch.left:
+            # The others are in hand still, and with them its place.
+            pass
+        elif not self._waiting:
             self._fill()
         elif len(self.queue.waiting) > self._rivals and self.worker.idle:
             self.queue.prefer(self._get)

@@ -21,6 +21,7 @@ SIZES: Final = tuple(2**power for power in range(len(BOUNDS)))
 _LAST: Final = len(BOUNDS)
 _WEIGHT: Final = 0.05
 """What one more measurement counts in the moving average; the first few count more."""
+_FEW: Final = 1 / _WEIGHT
 
 
 class Histogram:
@@ -87,7 +88,7 @@ class QueueStats:
         histogram.counts[power if power < _LAST else _LAST] += 1
         histogram.total += ran
         self.measured += 1
-        weight = _WEIGHT if self.measured > 1 / _WEIGHT else 1 / self.measured
+        weight = _WEIGHT if self.measured > _FEW else 1 / self.measured
         self.service_time += weight * (ran / together - self.service_time)
 
     def measure_batch(self, members: int) -> None:
