@@ -42,6 +42,7 @@ _EMBEDDED: Final = 16 * 1024 * 1024
 _SLOW: Final = 1000
 """Jobs of which drawing takes long enough for others to be held up."""
 _json = msgspec.json.Encoder().encode
+_raw = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class GraphDocument(msgspec.Struct):
@@ -312,25 +313,24 @@ def _result(job: Job, endings: Mapping[str, Ending]) -> GraphJobResult:
         result.content_type = reply.content_type
         if reply.status != 200:
             result.status = reply.status
-        try:
-            result.reply = _embedded(reply)
-        except (ValueError, msgspec.DecodeError, RecursionError):
+        embedded = _embedded(reply)
+        if embedded is None:
             result.reply_base64 = b64encode(reply.body).decode()
+        else:
+            result.reply = embedded
     return result
 
 
-def _embedded(reply: Reply) -> msgspec.Raw | str:
-    """
-    A reply as it can stand within a JSON document.
-
-    Raises:
-        ValueError: It cannot, for it is neither JSON nor text in UTF-8.
-        DecodeError: It says that it is JSON, and is not.
-    """
+def _embedded(reply: Reply) -> msgspec.Raw | str | None:
+    """A reply as it can stand within a JSON document; None if it is neither JSON nor text."""
     kind = reply.content_type.partition(";")[0].strip().lower()
-    text = reply.body.decode()
-    if kind == "application/json" or kind.endswith("+json"):
-        return msgspec.json.decode(reply.body, type=msgspec.Raw)
-    if kind.startswith("text/"):
-        return text
-    raise ValueError(kind)
+    try:
+        if kind == "application/json" or kind.endswith("+json"):
+            # What is not UTF-8 would make the whole answer unreadable.
+            reply.body.decode()
+            return _raw(reply.body)
+        if kind.startswith("text/"):
+            return reply.body.decode()
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+        pass
+    return None

@@ -16,7 +16,7 @@ from jobgate.jobs.sqlite.lots import bodies_of
 from jobgate.jobs.sqlite.rows import CALL, GONE, INPUTS, decode, encode, public
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from jobgate.jobs.sqlite.ledger import Ledger
     from jobgate.jobs.sqlite.rows import Row
@@ -55,8 +55,17 @@ def _called(job: Job, row: Row, index: int) -> Job:
     return replace(job, id=row.ids[index]) if index else job
 
 
-def _documents(ledger: Ledger, rows: Sequence[Row]) -> list[Job]:
-    """The first job of each row."""
+def _documents(
+    ledger: Ledger, rows: Sequence[Row], needs: Mapping[int, dict[str, State]] | None = None
+) -> list[Job]:
+    """
+    The first job of each row.
+
+    Args:
+        ledger: Where they are from.
+        rows: They.
+        needs: What they need, by their numbers, if that is known.
+    """
     if not rows:
         return []
     seqs = encode([row.seq for row in rows]).decode()
@@ -67,7 +76,8 @@ def _documents(ledger: Ledger, rows: Sequence[Row]) -> list[Job]:
         " LEFT JOIN lease ON job.lease > 0 AND lease.seq = job.lease ORDER BY j.key",
         (seqs,),
     )
-    needs = _needs(ledger, [row.seq for row in rows if row.flags & INPUTS])
+    if needs is None:
+        needs = _needs(ledger, [row.seq for row in rows if row.flags & INPUTS])
     return [
         Job(
             id=row.id,
@@ -208,7 +218,16 @@ def graph(ledger: Ledger, id_: str) -> Graph | None:
     rows = ledger.load(
         "JOIN node AS n ON n.seq = job.seq WHERE n.graph = ? ORDER BY n.seq", (number,)
     )
-    jobs = {job.name: job for job in documents(ledger, rows)}
+    by_number = {row.seq: row for row in rows}
+    needs: dict[int, dict[str, State]] = {}
+    for child, parent in ledger.ask(
+        "SELECT json_array(edge.child, edge.parent) AS x FROM node"
+        " JOIN edge ON edge.child = node.seq WHERE node.graph = ? ORDER BY edge.child, edge.place",
+        (number,),
+    ):
+        row = by_number[parent]
+        needs.setdefault(child, {})[row.name] = public(row.state)
+    jobs = {job.name: job for job in _documents(ledger, rows, needs)}
     return Graph(id_, created / 1000, caller, jobs, any(job.gone for job in jobs.values()))
 
 
