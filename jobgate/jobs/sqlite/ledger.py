@@ -24,6 +24,7 @@ from jobgate.jobs.sqlite.rows import (
     NEEDED,
     ONCE,
     ROW,
+    SPOKEN,
     WAITING,
     Row,
     decode,
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
     from jobgate.jobs.job import NewJob, Reply
 
 __all__ = ["Ledger"]
-
-_SPOKEN: Final = 64
-"""In a row's `flags`: it has an outcome already, of an earlier attempt or end."""
 
 _AGEING: Final = 10_000
 """Milliseconds in which a waiting job rises one level."""
@@ -261,17 +259,22 @@ class Ledger:
         Returns:
             In order, with the attempts.
         """
-        found: dict[tuple[int, int], tuple[Row, list[str]]] = {}
+        found: dict[int, tuple[Row, dict[str, int]]] = {}
         for id_, attempt in jobs:
             row = self.rows.get(id_) or self.find(id_)[0]
             if row is not None:
-                found.setdefault((row.seq, attempt), (row, []))[1].append(id_)
+                found.setdefault(row.seq, (row, {}))[1][id_] = attempt
         rows: list[tuple[Row, int]] = []
-        for (_, attempt), (row, ids) in found.items():
-            if set(ids) == set(row.ids or (row.id,)):
-                rows.append((row, attempt))
+        for row, wanted in found.values():
+            ids = row.ids or [row.id]
+            if len(wanted) < len(ids) or len(set(wanted.values())) > 1:
+                # Cut wherever one is followed by one that has nothing to do with it.
+                kinds = [wanted.get(id_) for id_ in ids]
+                starts = [at for at in range(1, len(ids)) if kinds[at] != kinds[at - 1]]
+                parts = self.split(row, starts)
             else:
-                rows += [(one, attempt) for one in map(self.row, ids) if one is not None]
+                parts = [row]
+            rows += [(part, wanted[part.id]) for part in parts if part.id in wanted]
         return rows
 
     def split(self, row: Row, starts: Sequence[int]) -> list[Row]:
@@ -510,7 +513,7 @@ class Ledger:
             row.turn = row.due + row.priority * _AGEING
         if ending.error is not None:
             self._outcomes[row.seq] = (row.seq, None, None, None, encode(ending.error).decode())
-            row.flags |= _SPOKEN
+            row.flags |= SPOKEN
         self.move(row, state)
 
     def end(
@@ -525,7 +528,7 @@ class Ledger:
         seq = row.seq
         status: str | int = state.word
         if reply is None:
-            if text is not None or row.flags & _SPOKEN:
+            if text is not None or row.flags & SPOKEN:
                 self._outcomes[seq] = (seq, None, None, None, text)
             if error is not None:
                 status = error.get("slug", status)
@@ -544,7 +547,7 @@ class Ledger:
     def revive(self, row: Row) -> None:
         """A job that was over is queued anew."""
         row.finished = row.spent = row.due = 0
-        row.flags |= _SPOKEN
+        row.flags |= SPOKEN
         row.turn = self.now + row.priority * _AGEING
         row.expires = self.now + row.patience if row.patience else 0
         self.touch(row)

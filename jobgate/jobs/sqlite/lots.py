@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from jobgate.jobs.sqlite.rows import COLUMNS, encode
+from jobgate.jobs.sqlite.rows import COLUMNS, SPOKEN, encode
 
 if TYPE_CHECKING:
     import sqlite3
@@ -38,17 +38,16 @@ _alike = attrgetter(
     "caller", "callback", "call", "once", "name", "needs", "when",
 )  # fmt: skip
 
-_COPIES: Final = tuple(
-    f"INSERT INTO {table} ({', '.join([*own, *same])}) SELECT "  # noqa: S608 (our own names)
+_COPIES: Final = {
+    table: f"INSERT INTO {table} ({', '.join([*own, *same])}) SELECT "  # noqa: S608 (our own names)
     + ", ".join([f"json_extract(part.value, '$[{at}]')" for at in range(len(own))] + same)
     + f" FROM json_each(?1) AS part, {table} WHERE {table}.seq = ?2"
     for table, own, same in (
         ("job", ["seq", "id", "size"], [x for x in COLUMNS if x not in ("seq", "id", "size")]),
-        ("body", ["seq"], ["content_type", "headers", "data"]),
         ("outcome", ["seq"], ["status", "content_type", "data", "error"]),
         ("try", ["seq"], ["attempt", "worker", "started", "finished", "error", "output"]),
     )
-)
+}
 """What a lot's further parts get of it, by their numbers, ids and sizes."""
 
 
@@ -129,23 +128,29 @@ def split(db: sqlite3.Connection, row: Row, starts: Sequence[int]) -> list[Row]:
         )
         for start, end in zip(starts, ends, strict=True)
     ]
-    body = db.execute("SELECT data FROM body WHERE seq = ?", (seq,)).fetchone()
     text = encode([(part.seq, part.id, part.size) for part in parts]).decode()
-    for copy in _COPIES:
-        db.execute(copy, (text, seq))
+    db.execute(_COPIES["job"], (text, seq))
+    if row.attempt or row.finished or row.flags & SPOKEN:
+        db.execute(_COPIES["outcome"], (text, seq))
+        db.execute(_COPIES["try"], (text, seq))
     row.size = starts[0]
     row.ids = ids[: starts[0]] if starts[0] > 1 else []
-    parts.insert(0, row)
     db.execute("UPDATE job SET size = ? WHERE seq = ?", (row.size, seq))
+    body = db.execute(
+        "SELECT content_type, headers, data FROM body WHERE seq = ?", (seq,)
+    ).fetchone()
     if body is not None:
-        lines = body[0].split(b"\n")
-        pieces: list[tuple[Any, ...]] = [
-            (one_body(lines[part.seq - seq :][: part.size]), part.seq) for part in parts
-        ]
-        db.executemany("UPDATE body SET data = ? WHERE seq = ?", pieces)
+        *kind, data = body
+        lines = data.split(b"\n")
+        db.execute("UPDATE body SET data = ? WHERE seq = ?", (one_body(lines[: row.size]), seq))
+        db.executemany(
+            "INSERT INTO body VALUES (?, ?, ?, ?)",
+            [(part.seq, *kind, one_body(lines[part.seq - seq :][: part.size])) for part in parts],
+        )
+    parts.insert(0, row)
     db.execute("DELETE FROM lot WHERE seq = ?", (seq,))
     db.executemany(
         "INSERT INTO lot VALUES (?, ?, ?)",
-        [(part.seq, stem(part.id), encode(part.ids).decode()) for part in parts if part.size > 1],
+        [(part.seq, stem(part.id), encode(part.ids).decode()) for part in parts if part.ids],
     )
     return parts

@@ -20,6 +20,7 @@ __all__ = [
     "NEEDED",
     "ONCE",
     "ROW",
+    "SPOKEN",
     "WAITING",
     "Row",
     "decode",
@@ -44,6 +45,8 @@ NEEDED: Final = 16
 """Others need it."""
 GONE: Final = 32
 """Its outcome is no longer kept."""
+SPOKEN: Final = 64
+"""It has an outcome already, of an earlier attempt or end."""
 
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.decode
