@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from jobgate.enums import plain
 from jobgate.errors import CommandFailed
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 
+@plain
 class State(IntEnum):
     """Where a job stands; from `SUCCEEDED` on it is over."""
 

@@ -14,9 +14,12 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
+from jobgate.enums import plain
+
 __all__ = ["TABLE", "Event", "IllegalEventError", "State", "after"]
 
 
+@plain
 class State(Enum):
     """Where a worker is in its life."""
 
@@ -32,6 +35,7 @@ class State(Enum):
     """Reaped."""
 
 
+@plain
 class Event(Enum):
     """What happens to a worker."""
 

@@ -16,6 +16,7 @@ import msgspec
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from jobgate.enums import plain
 from jobgate.errors import ConfigError, JobgateError, StoreUnavailable
 from jobgate.jobs.job import TERMINAL
 from jobgate.jobs.sqlite import entering, schema, upkeep
@@ -42,6 +43,7 @@ _PROBE: Final = "INSERT OR REPLACE INTO outcome VALUES (0, NULL, NULL, zeroblob(
 """What must find room before the store calls itself well again."""
 
 
+@plain
 class Kind(Enum):
     """What an operation asks of the store."""
 
@@ -176,7 +178,9 @@ class Groups:
             What has changed, and the lasting ones that could not be stored.
         """
         # Whoever asks, and then waits to be told of what changes, must not miss what is between.
-        group = sorted(group, key=lambda operation: operation.kind is Kind.READ)
+        reads = [operation for operation in group if operation.kind is Kind.READ]
+        if reads:
+            group = [operation for operation in group if operation.kind is not Kind.READ] + reads
         if self.trouble and (
             self._clock() - self._failed < _PAUSE
             or all(operation.kind is Kind.HOLD for operation in group)

@@ -526,12 +526,11 @@ class Ledger:
             self._mark(row, _LEASE)
         text = None if error is None else encode(error).decode()
         seq = row.seq
-        status: str | int = state.word
+        status: str | int
         if reply is None:
             if text is not None or row.flags & SPOKEN:
                 self._outcomes[seq] = (seq, None, None, None, text)
-            if error is not None:
-                status = error.get("slug", status)
+            status = (error or {}).get("slug", state.word)
         else:
             self._outcomes[seq] = (seq, reply.status, reply.content_type, reply.body, text)
             status = reply.status
