@@ -4,8 +4,7 @@ What a gate needs otherwise than Twisted's event loop and Python have it.
 Deadlines must follow the monotonic clock, and an event must not cost a log context: of a
 call's time in the gate, that was a tenth. Both are properties of the one running reactor,
 set once, before anything else is. And nobody must wait while the garbage collector looks
-again and again at what a gate has from its start to its end, or the store's thread for
-the interpreter.
+again and again at what a gate has from its start to its end.
 """
 
 from __future__ import annotations
@@ -38,22 +37,15 @@ def tune(reactor: Any) -> None:  # noqa: ANN401 (whatever reactor is installed)
         reactor.doIteration = MethodType(_turn, reactor)  # type: ignore[method-assign]
 
 
-_SWITCH = 0.0005
-"""Seconds after which a thread that wants the interpreter gets it; Python's own: ten times that."""
-
-
 def settle() -> None:
     """
-    Set Python's own clockwork for a gate that is ready.
+    Let the garbage collector leave alone what there is: the gate is ready.
 
-    A full garbage collection held up everybody for tens of milliseconds, nearly all of it
-    spent on modules, classes and configuration: what is there now is looked at no more. And
-    the store's thread needs the interpreter often, but only for microseconds: it should not
-    wait until the loop has none of its own work left.
+    A full collection held up everybody for tens of milliseconds, nearly all of it spent on
+    modules, classes and configuration.
     """
     gc.collect()
     gc.freeze()
-    sys.setswitchinterval(_SWITCH)
 
 
 def _turn(reactor: Any, timeout: float | None) -> None:  # noqa: ANN401 (its private parts are needed)

@@ -77,6 +77,33 @@ class FaultCase(SynchronousTestCase):
         self.disk.fault = lambda _: 0
 
 
+class RestTests(FaultCase):
+    """The log is moved into the file when nobody waits."""
+
+    def test_moved(self) -> None:
+        """What was only in the log is in the file then."""
+        groups = self.journal._groups
+        self.assertFalse(groups.restless)
+        self.successResultOf(self.journal.put([new("a", body=b"needle")]))
+        self.assertTrue(groups.restless)
+        self.assertNotIn(b"needle", Path(self.path).read_bytes())
+        groups.rest()
+        self.assertFalse(groups.restless)
+        self.assertIn(b"needle", Path(self.path).read_bytes())
+
+    def test_not_moved(self) -> None:
+        """Where it cannot be, the store says so, and nothing is lost."""
+        self.successResultOf(self.journal.put([new("a", body=b"needle")]))
+        self.fail_with(FULL, "write")
+        self.journal._groups.rest()
+        self.assertIn("disk is full", self.journal.trouble)
+        self.heal()
+        self.clock.advance(1.0)
+        self.successResultOf(self.journal.put([new("b")]))
+        self.assertEqual(self.journal.trouble, "")
+        self.assertEqual(self.ids(), ["b", "a"])
+
+
 class FullDiskTests(FaultCase):
     """Nothing more can be written."""
 

@@ -102,6 +102,7 @@ class Groups:
     Attributes:
         trouble: Why it cannot store now; empty while it can.
         writes: Operations stored so far.
+        restless: Something has been stored since the last rest.
     """
 
     _log = Logger()
@@ -109,6 +110,7 @@ class Groups:
     def __init__(self, path: str, clock: Callable[[], float], wall: Callable[[], float]) -> None:
         self.trouble = ""
         self.writes = 0
+        self.restless = False
         self._path = path
         self._clock = clock
         self._wall = wall
@@ -207,6 +209,15 @@ class Groups:
             self._ledger.careful = False
         return changes, []
 
+    def rest(self) -> None:
+        """Nobody waits: move the log into the file now, and not while somebody does."""
+        self.restless = False
+        try:
+            self._ledger.db.execute("PRAGMA wal_checkpoint")
+        except sqlite3.Error as error:
+            if not self._note(error):
+                self._log.failure("the store's log could not be moved into its file")
+
     def probe(self) -> None:
         """See whether the trouble is over."""
         try:
@@ -253,6 +264,7 @@ class Groups:
         else:
             changes = ledger.commit()
         self.writes += writes
+        self.restless = self.restless or writes > 0
         if plain and self.trouble:
             self._well()
         return changes

@@ -125,16 +125,19 @@ class ThreadWriter:
                 call(self._tell, changes, _done(group, left))
             elif groups.trouble:
                 groups.probe()
+            elif groups.restless:
+                groups.rest()
         _give_up(left)
         groups.close()
         call(self._end, left)
 
     def _gather(self) -> tuple[list[Operation], bool]:
-        """What has arrived, once something has or it is time to try again; and whether to end."""
+        """What has arrived, once something has or it is time for more; and whether to end."""
         waiting, arrivals = self._waiting, self._arrivals
         closing = False
         try:
-            timeout = RETRY if self._groups.trouble else None
+            groups = self._groups
+            timeout = RETRY if groups.trouble or groups.restless else None
             arrived = arrivals.get_nowait() if waiting else arrivals.get(timeout=timeout)
             while arrived is not None:
                 waiting += arrived
