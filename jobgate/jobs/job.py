@@ -35,6 +35,7 @@ __all__ = [
     "Try",
     "callback",
     "document",
+    "taken",
 ]
 
 
@@ -303,6 +304,26 @@ def callback(job: str, state: State, url: str) -> NewJob:
         body=msgspec.json.encode(Notice(job, state.word, url)),
         content_type="application/json",
         attempts=_CALLBACK_ATTEMPTS,
+    )
+
+
+def taken(job: NewJob, now: float) -> Taken:
+    """A new job as `take` would have given it."""
+    return Taken(
+        id=job.id,
+        queue=job.queue,
+        body=job.body,
+        content_type=job.content_type,
+        priority=job.priority,
+        attempt=0,
+        spent=0,
+        attempts=job.attempts,
+        created=now,
+        headers=job.headers,
+        caller=job.caller,
+        call=job.call,
+        once=job.once,
+        name=job.name,
     )
 
 

@@ -24,14 +24,15 @@ from jobgate.jobs.backlog import Backlog
 from jobgate.jobs.endings import after_failure
 from jobgate.jobs.errand import Errand
 from jobgate.jobs.inputs import Feeder, give
-from jobgate.jobs.job import TERMINAL, Ending, Reply, State, Taken, document
+from jobgate.jobs.job import TERMINAL, Ending, Reply, State, Taken, document, taken
+from jobgate.jobs.sweeping import Sweeper
 from jobgate.jobs.waiting import Ended, Gathering
 from jobgate.jobs.watches import Watches
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
 
     from jobgate import command as travelling
     from jobgate.gate.audit import Audit
@@ -42,12 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["Jobs"]
 
 _FOREVER = float("inf")
-_SWEEP = 60.0
-"""Seconds after which the journal is swept even if nothing is known to be due."""
-_SOON = 0.01
-"""Seconds: what is due is looked at no more often than this."""
-_RESTED = 1.0
-"""Seconds after which a sweep that failed is tried again."""
 _LAST_WORDS = 8192
 """Characters of a worker's last output that are kept with an attempt."""
 _decode = msgspec.json.Decoder(dict[str, str]).decode
@@ -78,6 +73,7 @@ class Jobs:
         audit: As given; a reload may bring another.
         clock: As given.
         waiting: Who waits for something and is to be sent away when the gate stops.
+        sweep_in: Has the journal do what time demands, not later than in so many seconds.
         stale: Replies to attempts that were over, dropped.
         growth: Makes jobs of what a job's worker wants its graph to grow by.
     """
@@ -106,8 +102,8 @@ class Jobs:
         self._on_start = self.started
         self._on_progress = self.progressed
         self._deaths: dict[str, int] = {}
-        self._sweeping: IDelayedCall | None = None
-        self._sweep_at = _FOREVER
+        self._sweeper = Sweeper(journal, clock, self._swept)
+        self.sweep_in = self._sweeper.sweep_in
         self._opened = False
         self._held = False
         self._closed = False
@@ -155,9 +151,7 @@ class Jobs:
             return succeed(None)
         self._closed = True
         self.hold()
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            self._sweeping = None
+        self._sweeper.stop()
         return self.journal.close()
 
     def adopt(self, road: Road) -> Backlog:
@@ -215,7 +209,7 @@ class Jobs:
                 return stored
             if claim:
                 now = self.journal.now()
-                backlog.arrived([_taken(job, now) for job in jobs[:claim]])
+                backlog.arrived([taken(job, now) for job in jobs[:claim]])
             if soonest != _FOREVER:
                 self.sweep_in(soonest)
             return stored
@@ -552,21 +546,6 @@ class Jobs:
 
     # --- time
 
-    def sweep_in(self, seconds: float) -> None:
-        """Have the journal do what time demands, not later than in so many seconds."""
-        at = self.clock.seconds() + max(_SOON, seconds)
-        if self._closed or at >= self._sweep_at:
-            return
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-        self._sweep_at = at
-        self._sweeping = self.clock.callLater(max(_SOON, seconds), self._sweep)
-
-    def _sweep(self) -> None:
-        self._sweeping = None
-        self._sweep_at = _FOREVER
-        self.journal.sweep().addCallbacks(self._swept, self._not_swept)
-
     def _swept(self, due: Due) -> None:
         for job in due.lapsed:
             self._lapsed(job)
@@ -574,14 +553,8 @@ class Jobs:
             error = errors.Expired(f"it waited for longer than {job.expires - job.created:g} s")
             ending = Ending(State.DEAD, error=document(error), spent=False)
             self._keep(self.journal.finish_waiting(job.id, ending))
-        self.sweep_in(min(due.after, _SWEEP))
         for backlog in tuple(self.backlogs.values()):
             backlog.fill()
-
-    def _not_swept(self, failure: Failure) -> None:
-        if not failure.check(errors.StoreUnavailable):
-            self._log.failure("the journal could not be swept", failure=failure)
-        self.sweep_in(_RESTED)
 
     def _lapsed(self, job: Job) -> None:
         """A puller has not said anything in time."""
@@ -610,26 +583,6 @@ def _ended_elsewhere(command: Command) -> None:
     else:
         command.leave()
         command.stream.end(Failure(CancelledError()))
-
-
-def _taken(job: NewJob, now: float) -> Taken:
-    """A job as `take` would have given it."""
-    return Taken(
-        id=job.id,
-        queue=job.queue,
-        body=job.body,
-        content_type=job.content_type,
-        priority=job.priority,
-        attempt=0,
-        spent=0,
-        attempts=job.attempts,
-        created=now,
-        headers=job.headers,
-        caller=job.caller,
-        call=job.call,
-        once=job.once,
-        name=job.name,
-    )
 
 
 def _count(backlog: Backlog, state: State, before: State | None) -> None:
