@@ -25,10 +25,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Backlog"]
 
-_WINDOW = 256
-"""Jobs that wait here for the queue's own workers: what they do while the journal is asked."""
+_WINDOW = 1024
+"""
+Jobs that wait here for the queue's own workers.
+
+So large that a burst need not go through the journal's backlog: what comes by that way is read
+again, and costs half as much again.
+"""
 _LOW = 64
-"""More are taken only once there is room for so many, or none wait here any more."""
+"""More are taken only once there is room for so many: soon, for the urgent ones among them."""
+_LOT = 256
+"""And so many at once, so that nobody else waits long for the journal."""
 _BYTES = 16 * 1024 * 1024
 """Their bodies, together, about."""
 _RESTED = 1.0
@@ -183,6 +190,7 @@ class Backlog:
         room = self.room
         if room <= 0 or (room < _LOW and self.road.jobs_waiting > _LOW):
             return
+        room = min(room, _LOT)
         self._taking = True
         self._coming += room
         known = self.stored

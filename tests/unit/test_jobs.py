@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from jobgate import errors
 from jobgate.config import Backoff, BatchConfig
-from jobgate.jobs import keyed
+from jobgate.jobs import backlog, keyed
 from jobgate.jobs.endings import after_failure, as_error, delay
 from jobgate.jobs.job import Reply, State, document
 from jobgate.jobs.journal import Key, Stored
@@ -179,10 +179,12 @@ class JobTests(JobsCase):
 
     def test_window(self) -> None:
         """RAM holds a window of the backlog, and all of it is run."""
+        self.patch(backlog, "_WINDOW", 100)
+        self.patch(backlog, "_LOT", 70)
         self.build(q=ONE)
-        names = [self.push(body=b"%d" % number) for number in range(400)]
-        self.assertLessEqual(len(self.gate.jobs.backlogs["q"].window), 257)
-        for number in range(400):
+        names = [self.push(body=b"%d" % number) for number in range(300)]
+        self.assertEqual(len(self.gate.jobs.backlogs["q"].window), 101)
+        for number in range(300):
             [given] = self.child.commands
             self.assertEqual(given.body, b"%d" % number)
             self.child.reply(given.body)
