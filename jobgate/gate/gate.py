@@ -304,6 +304,10 @@ class Gate:
         """An id for a command, a job, a graph or a lease."""
         return self._ids.make()
 
+    def new_ids(self, count: int) -> list[str]:
+        """Ids for jobs that have come together."""
+        return self._ids.some(count)
+
     def push(
         self,
         queue: str,

@@ -39,8 +39,17 @@ class IdMaker:
             self._random = os.urandom(_RANDOM * _AHEAD).hex()
             at = 0
         self._at = stop = at + 2 * _RANDOM
+        return self._now() + self._random[at:stop]
+
+    def some(self, count: int) -> list[str]:
+        """So many more, of one moment."""
+        random = os.urandom(_RANDOM * count).hex()
+        prefix, size = self._now(), 2 * _RANDOM
+        return [prefix + random[at : at + size] for at in range(0, size * count, size)]
+
+    def _now(self) -> str:
         millisecond = int(time.time() * 1000)
         if millisecond != self._millisecond:
             self._millisecond = millisecond
             self._prefix = f"{self._name}-{millisecond:012x}"
-        return self._prefix + self._random[at:stop]
+        return self._prefix

@@ -174,20 +174,16 @@ class Pushes:
             raise errors.Unprocessable(message)
         if config.protocol == "lines":
             bodies = [_as_line(body, content_type) for body in bodies]
+        more["attempts"] = config.attempts
+        more["expires"] = config.expires
+        more["keep"] = config.result_ttl
+        more["caller"] = exchange.token.name if exchange.token is not None else ""
+        more["once"] = config.retry == "never"
+        queue = config.name
+        ids = self._gate.new_ids(len(bodies)) if by_line else [self._gate.new_id()]
         return [
-            NewJob(
-                id=self._gate.new_id(),
-                queue=config.name,
-                body=body,
-                content_type=content_type,
-                attempts=config.attempts,
-                expires=config.expires,
-                keep=config.result_ttl,
-                caller=exchange.token.name if exchange.token is not None else "",
-                once=config.retry == "never",
-                **more,
-            )
-            for body in bodies
+            NewJob(id_, queue, body, content_type, **more)
+            for id_, body in zip(ids, bodies, strict=True)
         ]
 
     @staticmethod

@@ -4,6 +4,7 @@ Steps: jobs come in.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from jobgate.errors import QueueFull, Unprocessable
@@ -130,10 +131,7 @@ def _unknown(ledger: Ledger, jobs: Sequence[NewJob]) -> list[NewJob]:
 
 
 def _check_limits(ledger: Ledger, jobs: Sequence[NewJob], limits: dict[str, int]) -> None:
-    more: dict[str, int] = {}
-    for job in jobs:
-        more[job.queue] = more.get(job.queue, 0) + 1
-    for queue, count in more.items():
+    for queue, count in Counter([job.queue for job in jobs]).items():
         limit = limits.get(queue)
         waiting = ledger.waiting_in(queue)
         if limit is not None and waiting + count > limit:

@@ -665,8 +665,8 @@ class Ledger:
             if len(rows) < _ALIKE and len(alike) > _ALIKE:
                 others += rows
                 continue
-            seqs = encode([row.seq for row in rows]).decode()
-            self.db.execute(_update_of(change[0]), (*change[1:], seqs))
+            seqs = rows[0].seq if len(rows) == 1 else encode([row.seq for row in rows]).decode()
+            self.db.execute(_update_of(change[0], alone=len(rows) == 1), (*change[1:], seqs))
         self._dirty.clear()
         if others:
             self._write_rows(
@@ -812,10 +812,11 @@ def _alarm(state: int, due: int, expires: int) -> int:
 
 
 @lru_cache
-def _update_of(bits: int) -> str:
+def _update_of(bits: int, *, alone: bool) -> str:
     columns = [column for bit, columns in _CHANGED if bits & bit for column in columns]
     changes = ", ".join(f"{column} = ?" for column in columns)
-    return f"UPDATE job SET {changes} WHERE seq IN (SELECT value FROM json_each(?))"  # noqa: S608
+    which = "= ?" if alone else "IN (SELECT value FROM json_each(?))"
+    return f"UPDATE job SET {changes} WHERE seq {which}"  # noqa: S608 (our own names)
 
 
 @lru_cache(maxsize=256)
