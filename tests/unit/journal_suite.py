@@ -478,6 +478,21 @@ class Promises:
         assert taken == [(job.id, job.body) for job in kin]
         job = self.do(self.journal.get(kin[200].id))
         assert (job.state, job.attempt) == (State.SUCCEEDED, 1)
+        more = [new(f"skin-{index:032}", expires=1.0) for index in range(1100)]
+        self.put(*more)
+        assert len(self.take(count=50)) == 50
+        self.place.advance(2.0)
+        expired: set[str] = set()
+        while due := self.do(self.journal.sweep()).expired:
+            assert len(due) < 1000
+            expired |= {job.id for job in due}
+            self.place.hold()
+            ends = [self.journal.finish_waiting(job.id, DEAD) for job in due[:600]]
+            self.place.release()
+            for end in ends:
+                self.do(end)
+        assert expired == {job.id for job in more}
+        assert self.do(self.journal.purge("q")) == 1100
 
     def test_kin_wait(self) -> None:
         """Time and operators do to each of them what they do to any."""

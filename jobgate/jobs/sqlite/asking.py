@@ -186,12 +186,14 @@ def page(
     else:
         rows = ledger.load("WHERE job.seq < ? ORDER BY job.seq DESC LIMIT ?", (before, limit + 1))
     found = [
-        (row.seq + index, _called(job, row, index))
-        for row, job in zip(rows, _documents(ledger, rows), strict=True)
-        for index in range(min(row.size, before - row.seq) - 1, -1, -1)
+        (row, index) for row in rows for index in range(min(row.size, before - row.seq) - 1, -1, -1)
     ]
     more = len(found) > limit
-    return [job for _, job in found[:limit]], str(found[limit - 1][0]) if more else ""
+    found = found[:limit]
+    shown = list({row.seq: row for row, _ in found}.values())
+    jobs = {job.id: job for job in _documents(ledger, shown)}
+    last = found[-1][0].seq + found[-1][1] if more else 0
+    return [_called(jobs[row.id], row, index) for row, index in found], str(last) if more else ""
 
 
 def ahead(ledger: Ledger, id_: str) -> int:

@@ -58,6 +58,9 @@ def stem(id_: str) -> str:
 
 def gather(jobs: Sequence[NewJob]) -> Iterator[list[NewJob]]:
     """New jobs, in order, as lots and single ones."""
+    if len(jobs) == 1:
+        yield [jobs[0]]
+        return
     for _, alike in groupby(jobs, _alike):
         for _, kin in groupby(alike, lambda job: job.id[:-_OWN]):
             run = list(kin)

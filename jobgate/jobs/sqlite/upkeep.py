@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["cancel", "forget", "purge", "recover", "retry", "sweep"]
 
 _SLICE: Final = 500
-"""Rows of one kind that one sweep, or one slice of a purge, looks at; more jobs, if lots."""
+"""Jobs of one kind that one sweep, or one slice of a purge, looks at; a lot more at the most."""
 _REMEMBERED: Final = 24 * 3600 * 1000
 """Milliseconds for which it is remembered that there was an outcome."""
 _AGAIN: Final = 60_000
@@ -81,10 +81,11 @@ def purge(ledger: Ledger, queue: str, below: int) -> tuple[int, int]:
     held = encode(ledger.held()).decode()
     rows: list[Row] = []
     for state in (State.QUEUED, State.SCHEDULED, State.BLOCKED):
-        rows = ledger.load(
+        rows = _slice(
+            ledger,
             f"WHERE job.queue = ? AND job.state = {int(state)} AND job.seq < ?"  # noqa: S608 (a number)
-            " AND job.seq NOT IN (SELECT value FROM json_each(?)) ORDER BY job.seq LIMIT ?",
-            (queue, below, held, _SLICE),
+            " AND job.seq NOT IN (SELECT value FROM json_each(?)) ORDER BY job.seq",
+            (queue, below, held),
         )
         if rows:
             break
@@ -92,10 +93,11 @@ def purge(ledger: Ledger, queue: str, below: int) -> tuple[int, int]:
         ledger.end(row, State.CANCELLED, None, error)
     if rows:
         return sum(row.size for row in rows), below
-    dead = ledger.load(
+    dead = _slice(
+        ledger,
         "WHERE job.queue = ? AND job.state = 7 AND job.flags & ? = 0 AND job.seq < ?"
-        " ORDER BY job.seq LIMIT ?",
-        (queue, GONE, below, _SLICE),
+        " ORDER BY job.seq",
+        (queue, GONE, below),
     )
     _go(ledger, dead)
     return sum(row.size for row in dead), below
@@ -104,9 +106,7 @@ def purge(ledger: Ledger, queue: str, below: int) -> tuple[int, int]:
 def sweep(ledger: Ledger) -> Due:
     """Do what time demands, a slice at a time."""
     now = ledger.now
-    rows = ledger.load(
-        "WHERE job.alarm > 0 AND job.alarm <= ? ORDER BY job.alarm LIMIT ?", (now, _SLICE)
-    )
+    rows = _slice(ledger, "WHERE job.alarm > 0 AND job.alarm <= ? ORDER BY job.alarm", (now,))
     expired: list[Row] = []
     over: list[Row] = []
     for row in rows:
@@ -118,10 +118,11 @@ def sweep(ledger: Ledger) -> Due:
             row.due = 0
             ledger.move(row, State.QUEUED)
     _drop(ledger, over)
-    lapsed = ledger.load(
+    lapsed = _slice(
+        ledger,
         "JOIN lease ON lease.seq = job.lease WHERE job.lease > 0 AND job.state = 3"
-        " AND lease.ended = 0 AND lease.until <= ? ORDER BY lease.until LIMIT ?",
-        (now, _SLICE),
+        " AND lease.ended = 0 AND lease.until <= ? ORDER BY lease.until",
+        (now,),
     )
     ledger.flush()
     ledger.db.execute(
@@ -133,8 +134,35 @@ def sweep(ledger: Ledger) -> Due:
     return Due(
         tuple(documents(ledger, lapsed)),
         tuple(documents(ledger, expired)),
-        _next(ledger, full=len(rows) == _SLICE),
+        _next(ledger, full=_is_slice(rows) or _is_slice(lapsed)),
     )
+
+
+def _slice(ledger: Ledger, where: str, values: tuple[object, ...]) -> list[Row]:
+    """The first of these rows, with as many jobs as are looked at in one go."""
+    seqs, total = [], 0
+    for seq, size in ledger.ask(
+        f"SELECT json_array(job.seq, job.size) AS x FROM job {where} LIMIT ?",  # noqa: S608 (ours)
+        (*values, _SLICE),
+    ):
+        seqs.append(seq)
+        total += size
+        if total >= _SLICE:
+            break
+    if not seqs:
+        return []
+    found = {
+        row.seq: row
+        for row in ledger.load(
+            "WHERE job.seq IN (SELECT value FROM json_each(?))", (encode(seqs).decode(),)
+        )
+    }
+    return [found[seq] for seq in seqs]
+
+
+def _is_slice(rows: list[Row]) -> bool:
+    """Whether there may be more of them."""
+    return sum(row.size for row in rows) >= _SLICE
 
 
 def recover(ledger: Ledger, seen: int) -> dict[str, list[int]]:
