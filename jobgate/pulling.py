@@ -332,6 +332,11 @@ def _request(desk: _Desk) -> tuple[str, Any, dict[str, str]]:
     return "reply", desk.body, headers
 
 
+def _new_key() -> dict[str, str]:
+    """The header by which the gate knows a request that is sent again."""
+    return {"Idempotency-Key": os.urandom(16).hex()}
+
+
 def _plain(seconds: float) -> str:
     """A number as a query has it: without an exponent."""
     return f"{seconds:.3f}".rstrip("0").rstrip(".")
@@ -378,6 +383,7 @@ class Puller:
         self._pause.acquire()
         self._backing_off = _FIRST
         self._last_said = ""
+        self._key = _new_key()
 
     def serve(self, handler: Callable[[Command], object]) -> None:
         """
@@ -405,11 +411,13 @@ class Puller:
         terms = self._terms if self._well else f"lease={_plain(self._lease)}&wait=0"
         try:
             path = f"/pull/{quote(self._queue, safe='')}?{terms}"
-            answer = self._ask(path, b"", None, waiting=True)
+            answer = self._ask(path, b"", self._key, waiting=True)
         except _Lost as lost:
+            # What that request may have been given, the next one is given by the same key.
             if not self._leaving:
                 self._try_later(f"{lost}; trying again")
             return None
+        self._key = _new_key()
         if answer.status >= 400 and not (answer.later or self._known):
             sys.exit(f"jobgate.worker: {self._url} refused this worker: {answer.why}")
         if answer.status not in (200, 204):
@@ -446,12 +454,12 @@ class Puller:
         """Say what became of a command until the gate has taken note of it."""
         given_up = monotonic() + self._lease
         repeated = False
+        headers |= command.lease | _new_key()
         while not (self._leaving and repeated and monotonic() > given_up):
             path = f"{command.path}/{way}"
             crossing = way == "reply" and not self._leaving
             if crossing:
                 path += f"?next={quote(self._queue, safe='')}&{self._terms}"
-            headers |= command.lease
             try:
                 answer = self._ask(path, body, headers, waiting=crossing)
             except _Lost as lost:
@@ -470,7 +478,7 @@ class Puller:
                 self._try_later(f"{answer.why}; trying again", answer.after)
                 repeated = True
             elif answer.status == 413 and way == "reply":
-                way, headers = "fail", {}
+                way, headers = "fail", command.lease
                 body = _describe(Fail("the reply is larger than the gate takes", retry=False))
             else:
                 if not (repeated and answer.status == 409):  # else it may have had this very reply

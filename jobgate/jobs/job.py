@@ -289,7 +289,7 @@ class Notice(msgspec.Struct, frozen=True):
     url: str
 
 
-def callback(job: str, state: State, url: str) -> NewJob:
+def callback(job: str, state: State, url: str, again: int = 0) -> NewJob:
     """
     The job that tells an end; a store puts it in the same step in which the other one ends.
 
@@ -297,9 +297,10 @@ def callback(job: str, state: State, url: str) -> NewJob:
         job: The id of the job that has ended.
         state: How.
         url: Who is to be told: its `callback`.
+        again: Its last attempt, if it had ended so before, and has been retried.
     """
     return NewJob(
-        id=f"{job}-{state.word}",
+        id=f"{job}-{state.word}-{again}" if again else f"{job}-{state.word}",
         queue=CALLBACKS,
         body=msgspec.json.encode(Notice(job, state.word, url)),
         content_type="application/json",

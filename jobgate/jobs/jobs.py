@@ -359,7 +359,7 @@ class Jobs:
     ) -> None:
         """The worker of a command of ours has said how far it is."""
         command.progress = done, total, note
-        self.watches.progressed(command.id, done, total, note)
+        self.watches.progressed(command.id, command.attempt, done, total, note)
 
     def release(self, road: Road, commands: Sequence[Command]) -> None:
         """Commands of ours are with somebody outside now: what becomes of them is told here."""
@@ -470,7 +470,10 @@ class Jobs:
             elif failure is not None:
                 self.not_replied(failure, command, taken)
 
-        gathering = Gathering(lambda data: self.watches.chunk(command.id, data), gathered)
+        def part(data: bytes | bytearray) -> None:
+            self.watches.chunk(command.id, command.attempt, data)
+
+        gathering = Gathering(part, gathered)
         stream.read(gathering.chunk, gathering.end)
 
     def _succeeded(self, reply: Reply, jobs: bytes, command: Command, taken: Taken) -> None:

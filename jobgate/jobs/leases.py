@@ -165,30 +165,23 @@ class Leases:
             return
         await self._finish(name, lease, Ending(State.SUCCEEDED, reply=reply))
 
-    async def fail(self, name: str, lease: str, error: errors.CommandFailed) -> None:
-        """A command's puller could not do it; errors as for `reply`."""
+    async def fail(self, name: str, lease: str, error: errors.CommandFailed) -> State:
+        """A command's puller could not do it: what becomes of it; errors as for `reply`."""
         lent = self._take_call(name, lease)
         if lent is not None:
             lent.road.failed(lent.command, error, self._clock.seconds())
-            return
-        job = await self._jobs.get(name)
-        await self._finish(
-            name, lease, self._jobs.ending_of(job.queue, job.spent, job.attempts, error)
-        )
+            return State.FAILED
+        return await self._not_done(name, lease, error)
 
-    async def decline(self, name: str, lease: str) -> None:
-        """A command's puller will not have it; errors as for `reply`."""
+    async def decline(self, name: str, lease: str) -> State:
+        """A command's puller will not have it: what becomes of it; errors as for `reply`."""
         lent = self._take_call(name, lease)
         if lent is not None:
             worker = lent.command.worker
             assert worker is not None, "it was lent to somebody"
             lent.road.declined(lent.command, worker)
-            return
-        error = errors.NoWorker("its puller declined it")
-        job = await self._jobs.get(name)
-        await self._finish(
-            name, lease, self._jobs.ending_of(job.queue, job.spent, job.attempts, error)
-        )
+            return State.QUEUED
+        return await self._not_done(name, lease, errors.NoWorker("its puller declined it"))
 
     async def extend(self, lease: str, seconds: float) -> Leased | None:
         """
@@ -219,7 +212,7 @@ class Leases:
             leased = await self._jobs.journal.leased(lease)
             if leased is None or name not in dict(leased.jobs):
                 await self._known(name)
-                raise self._stale("it is not under that lease (any more)")
+                raise self._stale("it is not under that lease (any more)", name)
         return await self.extend(lease, seconds)
 
     async def finish(self, lease: str, error: errors.CommandFailed | None) -> None:
@@ -254,10 +247,10 @@ class Leases:
         """The calls under a lease."""
         return [lent for lent in self._calls.values() if lease and lent.lease == lease]
 
-    def _stale(self, why: str) -> errors.StaleAttempt:
-        """The answer to what comes too late; it is counted."""
+    def _stale(self, why: str, name: str | None = None) -> errors.StaleAttempt:
+        """The answer to what comes too late (for this command); it is counted."""
         self._jobs.stale += 1
-        return errors.StaleAttempt(why)
+        return errors.StaleAttempt(why, id=name)
 
     async def _known(self, name: str) -> None:
         """Raise UnknownJob unless there is, or lately was, such a command."""
@@ -275,13 +268,20 @@ class Leases:
                 self._jobs.sweep_in(ending.delay)
         return ended
 
+    async def _not_done(self, name: str, lease: str, error: errors.JobgateError) -> State:
+        """A job goes on as its queue's rules say."""
+        job = await self._jobs.get(name)
+        ending = self._jobs.ending_of(job.queue, job.spent, job.attempts, error)
+        await self._finish(name, lease, ending)
+        return ending.state
+
     async def _finish(self, name: str, lease: str, ending: Ending) -> None:
         journal = self._jobs.journal
         leased = await journal.leased(lease)
         attempt = dict(leased.jobs).get(name) if leased is not None else None
         if attempt is None or not await journal.finish(name, attempt, ending):
             await self._known(name)
-            raise self._stale("it is not under that lease (any more)")
+            raise self._stale("it is not under that lease (any more)", name)
         if ending.state == State.SCHEDULED:
             self._jobs.sweep_in(ending.delay)
 
@@ -308,7 +308,7 @@ class Leases:
         lent = self._calls.get(name)
         if lent is None:
             if name in self._over:
-                raise self._stale("its caller does not wait any more")
+                raise self._stale("its caller does not wait any more", name)
             return None
         self._check_call(lent, lease)
         self._forget(name, lent)
@@ -317,9 +317,9 @@ class Leases:
     def _check_call(self, lent: _Lent, lease: str) -> None:
         if lent.over:
             self._forget(lent.command.id, lent)
-            raise self._stale("its caller does not wait any more")
+            raise self._stale("its caller does not wait any more", lent.command.id)
         if lent.lease and lease != lent.lease:
-            raise self._stale("it is not under that lease")
+            raise self._stale("it is not under that lease", lent.command.id)
 
     def _forget(self, name: str, lent: _Lent) -> None:
         if self._calls.get(name) is lent:

@@ -55,10 +55,10 @@ class Ended:
         if change.state >= TERMINAL:
             self.end()
 
-    def progressed(self, done: float, total: float | None, note: str | None) -> None:
+    def progressed(self, attempt: int, done: float, total: float | None, note: str | None) -> None:
         """Not an end."""
 
-    def chunk(self, data: bytes | bytearray) -> None:
+    def chunk(self, attempt: int, data: bytes | bytearray) -> None:
         """Nor is this."""
 
     def end(self) -> None:

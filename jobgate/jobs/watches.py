@@ -22,11 +22,11 @@ class Watcher(Protocol):
     def changed(self, change: Change) -> None:
         """It is in another state."""
 
-    def progressed(self, done: float, total: float | None, note: str | None) -> None:
-        """Its worker has said how far it is."""
+    def progressed(self, attempt: int, done: float, total: float | None, note: str | None) -> None:
+        """Its worker has said how far it is; the store may not have told of that attempt yet."""
 
-    def chunk(self, data: bytes | bytearray) -> None:
-        """A part of its reply has come."""
+    def chunk(self, attempt: int, data: bytes | bytearray) -> None:
+        """A part of its reply has come; likewise."""
 
 
 class Watches:
@@ -62,12 +62,14 @@ class Watches:
                 except Exception:  # noqa: BLE001 (one watcher's trouble is not another's)
                     self._log.failure("a watcher of {name} failed", name=name)
 
-    def progressed(self, name: str, done: float, total: float | None, note: str | None) -> None:
+    def progressed(
+        self, name: str, attempt: int, done: float, total: float | None, note: str | None
+    ) -> None:
         """Its worker has said how far it is."""
         for watcher in tuple(self._watchers.get(name, ())):
-            watcher.progressed(done, total, note)
+            watcher.progressed(attempt, done, total, note)
 
-    def chunk(self, name: str, data: bytes | bytearray) -> None:
+    def chunk(self, name: str, attempt: int, data: bytes | bytearray) -> None:
         """A part of its reply has come."""
         for watcher in tuple(self._watchers.get(name, ())):
-            watcher.chunk(data)
+            watcher.chunk(attempt, data)

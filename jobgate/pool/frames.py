@@ -301,7 +301,7 @@ class FramesConversation(Conversation):
     def _read(self, meta: bytes) -> tuple[str, int, bytes]:
         """Content type, status and jobs of a REPLY or CHUNK, kept: workers repeat themselves."""
         said = _read_said(meta)
-        kind = _OCTETS if said.content_type is None else said.content_type
+        kind = said.content_type or _OCTETS
         if _CONTROL.search(kind) or not kind.isascii():
             message = f"content type {kind!r}, where visible ASCII is wanted"
             raise WireError(message)

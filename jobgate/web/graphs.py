@@ -228,7 +228,7 @@ class GraphRequests:
         graph = await self._readable(exchange, name)
         if _ended(graph):
             message = f"it has ended: it is {outcome(_states(graph)).word}"
-            raise errors.WrongState(message, executed="maybe")
+            raise errors.WrongState(message, executed="maybe", id=name)
         await self._gate.jobs.journal.cancel(name, "its graph was cancelled by request")
         return json_response(_state(await self._gate.graphs.get(name)))
 
@@ -259,7 +259,7 @@ class GraphRequests:
 
     async def _result(self, graph: Graph, fields: str = "") -> Response:
         if graph.gone:
-            raise errors.Gone("its outcome was kept for its time")
+            raise errors.Gone("its outcome was kept for its time", id=graph.id)
         ids = [job.id for job in graph.jobs.values()]
         endings = await self._gate.jobs.journal.endings(ids, _EMBEDDED)
         results = {name: _result(job, endings) for name, job in graph.jobs.items()}

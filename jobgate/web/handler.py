@@ -397,7 +397,10 @@ class HTTPHandler:
         """No such route, or not by that method."""
         error = failure.value
         if isinstance(error, MethodNotAllowed):
-            return problem(errors.MethodNotAllowed(", ".join(sorted(error.valid_methods or ()))))
+            methods = set(error.valid_methods or ())
+            if exchange.head.path.startswith(b"/pull/"):
+                methods.discard("HEAD")  # Klein takes it wherever GET is; a probe must take nothing
+            return problem(errors.MethodNotAllowed(", ".join(sorted(methods))))
         if isinstance(error, NoRoute):
             return problem(errors.NotFound(f"no route {exchange.head.path.decode('latin-1')}"))
         return problem(errors.BadRequest(str(failure.value)))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from jobgate.command import ReplyStream
-from jobgate.jobs.job import TERMINAL
+from jobgate.jobs.job import TERMINAL, State
 from jobgate.web.events import as_event
 from jobgate.web.exchange import Response
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
     from jobgate.gate import Gate
-    from jobgate.jobs.job import Change, Job, State
+    from jobgate.jobs.job import Change, Job
     from jobgate.web.exchange import Exchange
 
 __all__ = ["follow"]
@@ -89,13 +89,15 @@ class _Follower:
         if change.state >= TERMINAL:
             self.end()
 
-    def progressed(self, done: float, total: float | None, note: str | None) -> None:
+    def progressed(self, attempt: int, done: float, total: float | None, note: str | None) -> None:
         """Its worker has said how far it is."""
+        self._runs(attempt)
         said = _json({"done": done, "total": total, "note": note})
         self.stream.chunk(as_event(said, "progress"))
 
-    def chunk(self, data: bytes | bytearray) -> None:
+    def chunk(self, attempt: int, data: bytes | bytearray) -> None:
         """A part of its reply has come."""
+        self._runs(attempt)
         self.stream.chunk(as_event(data, "chunk"))
 
     def end(self) -> None:
@@ -106,6 +108,11 @@ class _Follower:
             self._alive.cancel()
         self._alive = None
         self.stream.end()
+
+    def _runs(self, attempt: int) -> None:
+        """Its worker is at it, which it may say before the store does."""
+        self._told = True
+        self._state(State.RUNNING, attempt)
 
     def _state(self, state: State, attempt: int) -> None:
         name = f"{attempt}.{state:d}"

@@ -86,7 +86,7 @@ class JobRequests:
             raise errors.UnknownJob(message)
         if before.state >= TERMINAL:
             message = f"it is over: {before.state.word}"
-            raise errors.WrongState(message, executed="maybe")
+            raise errors.WrongState(message, executed="maybe", id=name)
         return json_response(await job_views.full(self._gate, await self._gate.jobs.get(name)))
 
     async def retry(self, exchange: Exchange, name: str) -> Response:
@@ -94,7 +94,7 @@ class JobRequests:
         job = await self.readable(exchange, name)
         if not await self._gate.jobs.journal.retry(name):
             message = f"it is {job.state.word}, where dead or failed is wanted"
-            raise errors.WrongState(message)
+            raise errors.WrongState(message, id=name)
         document = await job_views.full(self._gate, await self._gate.jobs.get(name))
         return json_response(document, 202, fields=f"Location: /jobs/{name}\r\n")
 

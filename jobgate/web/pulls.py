@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from jobgate import errors
 from jobgate.jobs.job import Reply
@@ -118,29 +118,41 @@ class Pulls:
         following = asked.pop("next", "")
         terms = self._terms(asked)
         await self._may(exchange, name)
-        if following:
-            self._access.need(exchange, f"pull:{following}")
         headers = exchange.head.headers
-        kind = headers.get(b"content-type", b"application/octet-stream")
+        kind = headers.get(b"content-type") or b"application/octet-stream"
         status = read.status(headers[b"jobgate-status"]) if b"jobgate-status" in headers else 200
         reply = Reply(status, kind.decode("latin-1"), exchange.body)
-        await self._gate.leases.reply(name, _lease_of(exchange), reply)
+        # What would be refused is refused before the reply is taken: one cannot give it twice.
+        key = key_of(exchange)
+        road = None
         if following:
-            return await self._pull(exchange, following, terms)
-        return json_response(Said(id=name, state="succeeded"))
+            self._access.need(exchange, f"pull:{following}")
+            road = self._gate.queue(following)
+            again = await self._known(key, terms)
+            if again is not None:
+                return again
+        await self._gate.leases.reply(name, _lease_of(exchange), reply)
+        if road is None:
+            return json_response(Said(id=name, state="succeeded"))
+        try:
+            return await self._take(exchange, road, terms, key)
+        except errors.StoreUnavailable:
+            # The reply has been taken, and an error would have it given again: there is nothing
+            # to be had now, and why, the next pull hears.
+            return Response(204, "", fields="Cache-Control: no-store\r\n")
 
     async def fail(self, exchange: Exchange, name: str) -> Response:
         """A command that its puller could not do."""
         error = _failure(exchange)
         await self._may(exchange, name)
-        await self._gate.leases.fail(name, _lease_of(exchange), error)
-        return json_response(Said(id=name, state="failed"))
+        state = await self._gate.leases.fail(name, _lease_of(exchange), error)
+        return json_response(Said(id=name, state=state.word))
 
     async def decline(self, exchange: Exchange, name: str) -> Response:
         """A command that its puller will not have: another shall, and no attempt is counted."""
         await self._may(exchange, name)
-        await self._gate.leases.decline(name, _lease_of(exchange))
-        return json_response(Said(id=name, state="queued"))
+        state = await self._gate.leases.decline(name, _lease_of(exchange))
+        return json_response(Said(id=name, state=state.word))
 
     async def extend(self, exchange: Exchange, name: str) -> Response:
         """More time for a command."""
@@ -174,13 +186,22 @@ class Pulls:
         if key is None or not terms.lease:
             return self._take(exchange, road, terms, key)
 
-        def known(again: tuple[Leased, list[Taken]] | None) -> Response | Deferred[Response]:
-            if again is not None:
-                return self._leased_again(*again, terms)
-            return self._take(exchange, road, terms, key)
+        def known(again: Response | None) -> Response | Deferred[Response]:
+            return self._take(exchange, road, terms, key) if again is None else again
+
+        answer: Deferred[Response] = self._known(key, terms).addCallback(known)
+        return answer
+
+    def _known(self, key: Key | None, terms: _Terms) -> Deferred[Response | None]:
+        """What the same request was answered before, while that lease lives; else None."""
+        if key is None or not terms.lease:
+            return succeed(None)
+
+        def known(again: tuple[Leased, list[Taken]] | None) -> Response | None:
+            return None if again is None else self._leased_again(*again, terms)
 
         asked = self._gate.jobs.journal.leased_by_key(key)
-        answer: Deferred[Response] = asked.addCallback(known)
+        answer: Deferred[Response | None] = asked.addCallback(known)
         return answer
 
     def _take(
@@ -232,7 +253,7 @@ class Pulls:
             self._gate.new_id(),
             terms.lease,
             exchange.token.name if exchange.token is not None else "",
-            key,
+            key and msgspec.structs.replace(key, keep=terms.lease),
         )
         response.fields += f"Jobgate-Lease: {lease.id}\r\n"
         # What is being stored is not taken back by a puller that leaves now: its lease lapses.

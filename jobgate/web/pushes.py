@@ -329,7 +329,7 @@ def key_of(exchange: Exchange) -> Key | None:
     if value is None:
         return None
     scope = sha256(exchange.token.name.encode() if exchange.token is not None else b"")
-    for part in (head.method, head.target, read.idempotency_key(value).encode()):
+    for part in (head.method, head.path, read.idempotency_key(value).encode()):
         scope.update(b"%d:%b" % (len(part), part))
     kind = head.headers.get(b"content-type", b"")
     fingerprint = sha256(b"%d:%b" % (len(kind), kind))

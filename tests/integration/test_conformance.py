@@ -262,7 +262,12 @@ CASES = {
         get("/pull/empty?wait=0", Host="evil.example"), 403, "forbidden"
     ),
     "HEAD of a pull": Case(get("/pull/empty", "HEAD"), 405, None, {"Allow": "GET, POST"}),
-    "PUT of a pull": Case(request_bytes("PUT", "/pull/empty", b"x"), 405, "method-not-allowed"),
+    "PUT of a pull": Case(
+        request_bytes("PUT", "/pull/empty", b"x"),
+        405,
+        "method-not-allowed",
+        {"Allow": "GET, POST"},
+    ),
     "a reply to nothing": Case(post("/jobs/none/reply", b"x"), 404, "unknown-job"),
     "a reply, an odd id": Case(post("/jobs/a~b/reply", b"x"), 404, "unknown-job"),
     "GET of a reply": Case(get("/jobs/none/reply"), 405, "method-not-allowed", {"Allow": "POST"}),

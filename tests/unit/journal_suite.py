@@ -620,7 +620,7 @@ class Promises:
         assert self.do(self.journal.get("c")) is None
 
     def test_callbacks(self) -> None:
-        """An end that is to be told is a job in the same step, once."""
+        """An end that is to be told is a job in the same step, also if it comes again."""
         self.put(new("a", callback="http://h/"), claim=1)
         self.start("a")
         self.told.clear()
@@ -633,8 +633,14 @@ class Promises:
         self.take()
         self.start("a", 2)
         self.end("a", DEAD, 2)
-        (job,) = self.do(self.journal.take(CALLBACKS, 10, 1000))
-        assert job.body == b'{"job":"a","state":"dead","url":"http://h/"}'
+        self.do(self.journal.retry("a"))
+        self.do(self.journal.cancel("a", "why"))
+        jobs = self.do(self.journal.take(CALLBACKS, 10, 1000))
+        assert [(job.id, job.body) for job in jobs] == [
+            ("a-dead", b'{"job":"a","state":"dead","url":"http://h/"}'),
+            ("a-dead-2", b'{"job":"a","state":"dead","url":"http://h/"}'),
+            ("a-cancelled", b'{"job":"a","state":"cancelled","url":"http://h/"}'),
+        ]
 
     def test_a_new_gate(self) -> None:
         """What the last gate had is to be had again; its time and its leases go on."""

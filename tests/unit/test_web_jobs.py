@@ -1,0 +1,243 @@
+"""
+Requests about jobs and leases, without HTTP: `jobgate.web.pulls`, `jobs`, `job_events`; and the
+worker that makes them, `jobgate.pulling`.
+"""
+
+from __future__ import annotations
+
+import json
+from email.message import Message
+from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import patch
+
+from twisted.internet.defer import fail
+from twisted.trial.unittest import SynchronousTestCase
+
+from jobgate import errors, pulling
+from jobgate.web.access import Access
+from jobgate.web.exchange import Exchange, Head, Response
+from jobgate.web.jobs import JobRequests
+from jobgate.web.problems import problem_document
+from jobgate.web.pulls import Pulls
+from jobgate.web.pushes import key_of
+from jobgate.wire import frames
+from tests.unit.jobs_case import JobsCase
+
+if TYPE_CHECKING:
+    from jobgate.command import ReplyStream
+    from jobgate.worker import Command
+
+ONE = {"command": ("w",), "workers": 1}
+
+
+class _Alive:
+    """A connection of a caller who stays."""
+
+    def alive(self) -> bool:
+        return True
+
+
+def request(target: bytes, body: bytes = b"", **headers: str) -> Exchange:
+    """A POST with these headers."""
+    named = {name.replace("_", "-").encode(): text.encode() for name, text in headers.items()}
+    return Exchange(_Alive(), Head(b"POST", target, named), body)  # type: ignore[arg-type]
+
+
+class LeaseRequestsTests(JobsCase):
+    """What pullers are answered."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.build(q={"attempts": 2})
+        self.pulls = Pulls(self.gate, Access(self.gate.config))
+
+    def tearDown(self) -> None:
+        self.conserved()
+
+    def pull(self, query: bytes = b"lease=9&wait=0", **headers: str) -> Response:
+        """Pull from "q"."""
+        answer: Response = self.successResultOf(
+            self.pulls.pull(request(b"/pull/q?" + query, **headers), "q")
+        )
+        return answer
+
+    def said(self, response: Response, name: str) -> str:
+        """One of its headers."""
+        fields = dict(line.split(": ", 1) for line in response.fields.splitlines())
+        return fields[name]
+
+    def test_what_becomes_of_it(self) -> None:
+        """Who fails or declines a job is told its state: it may be tried again."""
+        name = self.push()
+        states = []
+        for way in (self.pulls.decline, self.pulls.fail, self.pulls.fail):
+            self.turn(3.0)
+            lease = self.said(self.pull(), "Jobgate-Lease")
+            answer = self.done(way(request(b"/jobs/x", jobgate_lease=lease), name))
+            states.append(json.loads(answer.body)["state"])
+        self.assertEqual(states, ["scheduled", "scheduled", "dead"])
+
+    def test_too_late(self) -> None:
+        """A stale reply is told the command that it was for."""
+        name = self.push()
+        lease = self.said(self.pull(), "Jobgate-Lease")
+        self.done(self.pulls.reply(request(b"/jobs/x/reply", jobgate_lease=lease), name))
+        late = self.refused(
+            self.pulls.reply(request(b"/jobs/x/reply", jobgate_lease=lease), name),
+            errors.StaleAttempt,
+        )
+        self.assertEqual(problem_document(late)["id"], name)
+        jobs = JobRequests(self.gate, Access(self.gate.config))
+        for way in (jobs.cancel, jobs.retry):
+            over = self.refused(way(request(b"/jobs/x"), name), errors.WrongState)
+            self.assertEqual(problem_document(over)["id"], name)
+
+    def test_the_scope_of_a_key(self) -> None:
+        """Token, method and path: who pulls again may wait for another time."""
+        self.push(body=b"1")
+        self.push(body=b"2")
+        first = self.pull(idempotency_key="k")
+        again = self.pull(b"lease=30&wait=1", idempotency_key="k")
+        self.assertEqual((again.body, first.body), (b"1", b"1"))
+        self.assertEqual(self.said(again, "Idempotency-Replayed"), "true")
+        self.assertEqual(self.pull(idempotency_key="other").body, b"2")
+
+    def test_a_key_goes_with_its_lease(self) -> None:
+        """There may be a pull a millisecond: no key of theirs is kept for an hour."""
+        self.push()
+        exchange = request(b"/pull/q?lease=9&wait=0", idempotency_key="k")
+        self.successResultOf(self.pulls.pull(exchange, "q"))
+        key = key_of(exchange)
+        assert key is not None
+        self.assertIsNotNone(self.successResultOf(self.journal.kept(key)))
+        for _ in range(3):
+            self.turn(61.0)
+        self.assertIsNone(self.successResultOf(self.journal.kept(key)))
+
+    def reply_and_next(self, name: str, lease: str, queue: bytes = b"q", **headers: str) -> Any:
+        """Reply, and pull."""
+        target = b"/jobs/x/reply?lease=9&wait=0&next=" + queue
+        return self.pulls.reply(request(target, b"r", jobgate_lease=lease, **headers), name)
+
+    def test_reply_and_next_again(self) -> None:
+        """Whoever did not hear the answer sends it again, and gets the same command."""
+        one, two = self.push(body=b"1"), self.push(body=b"2")
+        lease = self.said(self.pull(), "Jobgate-Lease")
+        answers = [
+            self.done(self.reply_and_next(one, lease, idempotency_key="k")) for _ in range(2)
+        ]
+        self.assertEqual([answer.body for answer in answers], [b"2", b"2"])
+        self.assertEqual({self.said(answer, "Jobgate-Id") for answer in answers}, {two})
+        self.refused(self.reply_and_next(one, lease), errors.StaleAttempt)
+
+    def test_nothing_is_taken_of_what_is_refused(self) -> None:
+        """A reply with a `next` that cannot be is refused whole."""
+        name = self.push()
+        lease = self.said(self.pull(), "Jobgate-Lease")
+        self.refused(self.reply_and_next(name, lease, b"a%20b"), errors.UnknownQueue)
+        self.refused(self.reply_and_next(name, lease, idempotency_key=""), errors.BadRequest)
+        self.assertEqual(self.done(self.reply_and_next(name, lease)).status, 204)
+
+    def test_the_store_fails_in_between(self) -> None:
+        """A reply that has been taken is not answered with an error: it would be sent again."""
+        name = self.push()
+        self.push()
+        lease = self.said(self.pull(), "Jobgate-Lease")
+        full = fail(errors.StoreUnavailable("full"))
+        with patch.object(self.journal, "lease", lambda *_: full):
+            self.assertEqual(self.done(self.reply_and_next(name, lease)).status, 204)
+        self.assertEqual(self.pull().status, 200)
+
+
+class EventsTests(JobsCase):
+    """`GET /jobs/<id>/events`."""
+
+    def follow(self, name: str) -> list[str]:
+        """What is told from now on: the names of events, or the states."""
+        jobs = JobRequests(self.gate, Access(self.gate.config))
+        response = self.done(jobs.events(request(b"/jobs/x/events"), name))
+        told: list[str] = []
+
+        def chunk(data: bytes | bytearray) -> None:
+            event = dict(line.split(": ", 1) for line in data.decode().splitlines() if line)
+            if event.get("event") == "state":
+                told.append(json.loads(event["data"])["state"])
+            elif "event" in event:
+                told.append(event["event"])
+
+        cast("ReplyStream", response.stream).read(chunk, lambda *_: None)
+        return told
+
+    def test_the_store_is_slower_than_the_worker(self) -> None:
+        """A part of the reply is told after `running`, which is told once."""
+        self.build(q=ONE)
+        late: list[tuple[Any, ...]] = []
+        with patch.object(self.journal, "note_start", lambda *start: late.append(start)):
+            name = self.push()
+        told = self.follow(name)
+        number = self.child.commands[0].id
+        self.child.frame(frames.PROGRESS, number, {"done": 1})
+        self.child.frame(frames.CHUNK, number, None, b"part")
+        for start in late:
+            self.journal.note_start(*start)
+        self.child.reply(b"")
+        self.assertEqual(told, ["queued", "running", "progress", "chunk", "succeeded"])
+
+
+class PullerTests(SynchronousTestCase):
+    """A worker of ours over a line that loses answers."""
+
+    def serve(self, answers: list[Any]) -> list[tuple[str, str]]:
+        """Work until the gate has nothing more to say; the ends of addresses, and their keys."""
+        sent: list[tuple[str, str]] = []
+        puller = pulling.Puller("http://h:1", "q", "", 60.0, 1.0, ("", "", ""))
+
+        def ask(_: str, path: str, __: Any, headers: dict[str, str], **___: Any) -> Any:
+            sent.append((path.partition("?")[0], headers["Idempotency-Key"]))
+            answer = answers.pop(0)
+            puller._leaving = not answers
+            if answer is None:
+                raise pulling._Lost("reset")
+            return pulling._Answer(answer, self.headers(), b"body")
+
+        puller._pause = cast("Any", _NoPause())
+        with (
+            patch.object(puller._line, "ask", ask),
+            patch.object(puller, "_take_signals"),
+            patch.object(puller, "_say"),
+            patch.object(pulling, "start_new_thread"),
+            patch.object(pulling.os, "register_at_fork"),
+        ):
+            puller.serve(self.handle)
+        return sent
+
+    @staticmethod
+    def handle(command: Command) -> bytes:
+        """Give it back."""
+        return command.body
+
+    @staticmethod
+    def headers() -> Message:
+        """Of a command under a lease."""
+        message = Message()
+        for name, text in (("Id", "j"), ("Attempt", "1"), ("Lease", "l")):
+            message[f"Jobgate-{name}"] = text
+        return message
+
+    def test_asks_again_by_the_same_key(self) -> None:
+        """What a lost answer carried comes again; every other request has a key of its own."""
+        sent = self.serve([None, 204, None, 200, None, 200, 204])
+        self.assertEqual(
+            [path for path, _ in sent], ["/pull/q"] * 4 + ["/jobs/j/reply"] * 2 + ["/jobs/j/reply"]
+        )
+        keys = [key for _, key in sent]
+        one, two, three, four = keys[0], keys[2], keys[4], keys[6]
+        self.assertEqual(keys, [one, one, two, two, three, three, four])
+        self.assertEqual(len({one, two, three, four}), 4)
+
+
+class _NoPause:
+    """A lock that nobody waits for."""
+
+    def acquire(self, *_: Any, **__: Any) -> bool:
+        return False
