@@ -454,9 +454,14 @@ class Supervisor:
 
     def _roll_out(self, cause: str) -> None:
         stale = self._stale()
-        if stale:
-            self.rollout = Rollout(cause, len(stale))
-            self._roll()
+        if not stale:
+            return
+        trial = self.rollout.trial if self.rollout is not None else None
+        self.rollout = Rollout(cause, len(stale))
+        if trial is not None and not self._is_stale(trial):
+            # What it was started for holds: it is the canary of this rollout as well.
+            self.rollout.trial = trial
+        self._roll()
 
     def _roll(self) -> None:
         """Go on with the rollout, if there is one and nothing is under way."""

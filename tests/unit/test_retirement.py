@@ -12,6 +12,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from twisted.internet import process as twisted_process
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -436,6 +437,19 @@ class ReloadTests(PoolCase):
         self.assertFalse(any(child.alive for child in old))
         self.assertFalse(self.reactor.workers[2].alive)
         self.assertFalse(self.reactor.workers[3].alive)
+
+    def test_another_change_while_the_canary_is_on_trial(self) -> None:
+        """One that does not concern how workers are started: the canary stands its trial."""
+        [old] = self.start()
+        changed = queue_config(command=("w",), workers=1, timeout=9)
+        self.supervisor.reconfigure(changed)
+        canary = self.newest
+        canary.hello()
+        self.turn(0.5)
+        self.supervisor.reconfigure(replace(changed, size=3))
+        self.turn(0.6)
+        self.assertEqual((old.alive, canary.alive, self.rollout), (False, True, "done"))
+        self.assertEqual(self.supervisor.alive[0].pid, canary.pid)
 
     def test_in_a_crash_loop(self) -> None:
         """It tries at once: the program may have been mended."""
