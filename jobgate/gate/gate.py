@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.internet.defer import TimeoutError as TooLate
 from twisted.logger import Logger
@@ -227,6 +228,8 @@ class Gate:
                 "gate.store stays {store!r}: a change of it needs a restart",
                 store=self.config.gate.store,
             )
+            gate = msgspec.structs.replace(config.gate, store=self.config.gate.store)
+            config = msgspec.structs.replace(config, gate=gate)
         before, self.config = self.config, config
         self._tokens = Tokens(config)
         self._ids = IdMaker(config.gate.name)

@@ -514,6 +514,9 @@ class ReloadTests(JobsCase):
         with capturedLogs() as logs:
             self.gate.reconfigure(self.tables(gate={"store": "memory:"}, q=ONE))
         self.assertIn("restart", "".join(formatEvent(event) for event in logs))
+        with capturedLogs() as logs:
+            self.gate.reconfigure(self.tables(q=ONE))
+        self.assertNotIn("restart", "".join(formatEvent(event) for event in logs))
         self.push()
         self.child.reply()
 
