@@ -62,7 +62,7 @@ class Token:
         self._left = min(self._burst, self._left + (now - self._at) * self._rate)
         self._at = now
         if self._left < 1:
-            message = f"{self.name} may send {self._rate:g} requests a second"
+            message = f"{self.name} may send {self._rate.words}"
             raise QuotaExceeded(message, retry_after=(1 - self._left) / self._rate)
         self._left -= 1
 

@@ -67,13 +67,13 @@ class Access:
         token = self._by_header.get(header) or self._look_up(header)
         exchange.token = token
         if token is None:
-            if head.path in _OPEN or head.path.startswith(_OPEN_UNDER):
+            if _is_open(head.path):
                 return None
             return Unauthorized("send a known token as Authorization: Bearer")
         try:
             token.spend(seconds())
         except QuotaExceeded as error:
-            return error
+            return None if _is_open(head.path) else error
         return None
 
     def need(self, exchange: Exchange, right: str) -> None:
@@ -121,6 +121,11 @@ class Access:
         if origin is not None and not _same_origin(origin, host):
             return Forbidden(f"Origin: found {origin.decode('latin-1')!r}: a foreign web page")
         return None
+
+
+def _is_open(path: bytes) -> bool:
+    """Whether anybody may read what is there."""
+    return path in _OPEN or path.startswith(_OPEN_UNDER)
 
 
 def _hostname(host: bytes) -> str:

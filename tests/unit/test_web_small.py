@@ -259,6 +259,18 @@ class AccessTests(SynchronousTestCase):
         self.assertIsInstance(self.check(access, request(authorization="Bearer a")), QuotaExceeded)
         self.assertIsNone(self.check(access, request(authorization="Bearer b")))
 
+    def test_open_whatever_is_spent(self) -> None:
+        """Who sends its token along to health may do so more often than it may call."""
+        access = Access(GateConfig(tokens=(token(rate=1),)))
+        spent = request(authorization="Bearer s3cret")
+        self.assertIsNone(self.check(access, spent))
+        error = self.check(access, spent)
+        assert isinstance(error, QuotaExceeded)
+        self.assertEqual(error.detail, "ci may send 1 request a second")
+        for path in (b"/healthz", b"/readyz", b"/problems/quota-exceeded"):
+            opened = request(path, authorization="Bearer s3cret")
+            self.assertIsNone(self.check(access, opened), path)
+
     def test_hosts(self) -> None:
         """Without tokens only loopback names are answered: a rebound name is not."""
         access = Access(GateConfig())
