@@ -270,20 +270,14 @@ class Pushes:
             caller=command.caller,
             once=config.retry == "never",
         )
-        text = _json({"id": job.id, "state": "queued", "queue": job.queue})
-        location = f"Location: /jobs/{job.id}\r\nJobgate-Id: {job.id}\r\n"
         if key is not None:
-            key = msgspec.structs.replace(
-                key, answer=_json([location, text.decode()]).decode(), keep=job.keep
-            )
+            key = msgspec.structs.replace(key, keep=job.keep)
         stored = await jobs.put([job], key=key)
         name = job.id
         replayed = ""
         if stored.kept is not None and key is not None:
             keyed.check(stored.kept, key)
             name = stored.kept.id
-            location, said = msgspec.json.decode(stored.kept.answer, type=tuple[str, str])
-            text = said.encode()
             replayed = "Idempotency-Replayed: true\r\n"
         applied = "Preference-Applied: respond-async"
         if wait is not None:
@@ -292,6 +286,8 @@ class Pushes:
         done = await keyed.outcome(jobs, name, min(wait or 0.0, left), replayed=bool(replayed))
         if done.job.state >= TERMINAL:
             return reply_of(done)
+        text = _json({"id": name, "state": done.job.state.word, "queue": job.queue})
+        location = f"Location: /jobs/{name}\r\nJobgate-Id: {name}\r\n"
         return self._accepted(text, f"{location}{applied}\r\n{replayed}")
 
     # --- what goes wrong

@@ -509,10 +509,15 @@ def test_events(gate: Program, tmp_path: Path) -> None:
 def test_respond_async(gate: Program, tmp_path: Path) -> None:
     go = tmp_path / "go"
     body = steps(("until", str(go)), ("reply", "x"))
-    answer = gate.call("q", body, {"Prefer": "respond-async, wait=0"})
+    asked = {"Prefer": "respond-async, wait=0", "Idempotency-Key": "async"}
+    answer = gate.call("q", body, asked)
     assert (answer.status, answer.json["queue"]) == (202, "q")
     assert answer["Location"] == f"/jobs/{answer.json['id']}"
     assert answer["Preference-Applied"].startswith("respond-async")
+    eventually(lambda: job(gate, answer.json["id"])["state"] == "running")
+    again = gate.call("q", body, asked)
+    assert again.json == {"id": answer.json["id"], "state": "running", "queue": "q"}
+    assert (again["Location"], again["Idempotency-Replayed"]) == (answer["Location"], "true")
     go.touch()
     assert result(gate, answer.json["id"]).body == b"x"
 
