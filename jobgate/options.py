@@ -8,8 +8,10 @@ names where it is, what was found and what is wanted, and exit status 1.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Options", "configuration", "from_environment"]
 
 _DEFAULT_FILE = "jobgate.toml"
+_UNKNOWN = re.compile(r"option (--?\S+) not recognized")
 _QUEUE_KEYS = {
     "workers": "workers",
     "protocol": "protocol",
@@ -78,7 +81,28 @@ class Options(usage.Options):
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
-            _give_up(f"options: {error}")
+            _give_up(f"options: {self._explain(str(error))}")
+
+    def parseArgs(self, *arguments: str) -> None:
+        """
+        There is nothing to say beside options.
+
+        Raises:
+            UsageError: Something has been said.
+        """
+        if arguments:
+            found = shlex.join(arguments)
+            message = f"found {found!r} beside the options, wanted options only (see --help)"
+            raise usage.UsageError(message)
+
+    def _explain(self, trouble: str) -> str:
+        """What twistd's own message leaves out: which option was meant."""
+        unknown = _UNKNOWN.fullmatch(trouble)
+        if unknown is None:
+            return trouble
+        near = get_close_matches(unknown[1], [f"--{name}" for name in self.longOpt], n=1)
+        wanted = f"{near[0].rstrip('=')!r} perhaps" if near else "one that --help lists"
+        return f"found an unknown option {unknown[1]!r}, wanted {wanted}"
 
     def postOptions(self) -> None:
         """Load and check everything, so that nothing is started on a bad configuration."""
@@ -141,7 +165,7 @@ def _merge(options: Any, tables: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN
             gate["long_poll_timeout"] = _seconds(options[option])
     named = options["queue"]
     if options["worker"] is not None:
-        named = named or "default"
+        named = "default" if named is None else named
         try:
             command = shlex.split(options["worker"])
         except ValueError as error:

@@ -113,8 +113,8 @@ def from_tables(tables: Mapping[str, Any], source: str, base: Path) -> GateConfi
                     reader.wrong(
                         f"gate.{key}",
                         endpoint,
-                        "a loopback address as long as there are no [[tokens]]"
-                        " (or insecure = true, if you mean it)",
+                        'an endpoint on a loopback address, as "tcp:8080:interface=127.0.0.1",'
+                        " as long as there are no [[tokens]] (or insecure = true, if you mean it)",
                     )
     return GateConfig(gate=gate, callbacks=callbacks, queues=queues, tokens=tokens, source=source)
 

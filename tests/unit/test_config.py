@@ -97,6 +97,18 @@ class ValuesTests(SynchronousTestCase):
         for bad in ("", "100", "0/s", "/s", "-1/s", 100, "1/week"):
             self.assertRaises(ValueError, Rate.read, bad)
 
+    def test_rates_in_words(self) -> None:
+        """As one would say it, not as a fraction."""
+        for text, wanted in (
+            ("100/s", "100 requests a second"),
+            ("60/m", "1 request a second"),
+            ("2/m", "2 requests a minute"),
+            ("1/h", "1 request an hour"),
+            ("7/d", "7 requests a day"),
+            ("0.1/d", "0.1 requests a day"),
+        ):
+            self.assertEqual(Rate.read(text).words, wanted)
+
 
 class ComplaintsTests(SynchronousTestCase):
     """Every mistake names source, key, what was found and what is wanted."""
@@ -478,7 +490,11 @@ class OptionsTests(SynchronousTestCase):
             (["--workers", "3"], "--workers"),
             (["-c", "nowhere.toml"], "nowhere.toml"),
             (["--listen", "tcp:80"], "listen", "tcp:80"),
-            (["extra"], "jobgate"),
+            (["extra", "two words"], "found \"extra 'two words'\"", "wanted options"),
+            (["--wrkers", "3"], "unknown option '--wrkers'", "'--workers' perhaps"),
+            (["--xyzzy"], "unknown option '--xyzzy'", "--help"),
+            (["-w", "x", "--queue", ""], 'found ""', "1 to 64"),
+            (["--listen", "127.0.0.1:80"], "an endpoint", "tcp:8080:interface=127.0.0.1"),
         ]
         for arguments, *parts in cases:
             message = self.fails(*arguments)
