@@ -167,7 +167,7 @@ class Runner:
         except Exception:  # noqa: BLE001 (whatever it is, the command must not be lost)
             self._log.failure("{worker!r} could not be handed a command", worker=worker)
             worker.overran("the gate failed to write to it")
-        if command.worker is worker:
+        if command.worker is worker and command.state is RUNNING:
             self._road.not_started(command)
         return False
 
@@ -189,6 +189,6 @@ class Runner:
             self._log.failure("{worker!r} could not be handed a batch", worker=worker)
             worker.overran("the gate failed to write to it")
         for command in reversed(batch.members):
-            if command.worker is worker and command.batch is batch:
+            if (command.worker, command.batch, command.state) == (worker, batch, RUNNING):
                 self._road.not_started(command)
         return False

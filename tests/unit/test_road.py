@@ -717,6 +717,21 @@ class TryingAgainTests(RoadCase):
         self.successResultOf(made.reply)
         self.conserved()
 
+    def test_worker_that_took_it_before_its_send_raised(self) -> None:
+        """What has ended with its worker is not handed to the next one."""
+        worker = self.worker("a")
+
+        def send(command: Command) -> bool:
+            worker.held.append(command)
+            raise ZeroDivisionError
+
+        worker.send = send  # type: ignore[method-assign]
+        made = self.submit()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.failed(made, errors.WorkerDied)
+        self.assertEqual(self.worker("b").seen, [])
+        self.conserved()
+
 
 class PlacesTests(RoadCase):
     """Who gets what."""
