@@ -324,8 +324,11 @@ class Gate:
         Store a job; arguments as in `command`, and the seconds until it may start.
 
         Returns:
-            Fires with its id once the store has it; fails with a JobgateError.
+            Fires with its id once the store has it; fails with a JobgateError, or with TypeError
+            if the body is not bytes.
         """
+        if (unfit := _unfit(body)) is not None:
+            return fail(unfit)
         try:
             config = self.queue(queue).config
         except (UnknownQueue, ShuttingDown):
@@ -393,8 +396,11 @@ class Gate:
         that nobody waits any more.
 
         Returns:
-            Fires with the Reply, or fails with a JobgateError.
+            Fires with the Reply; fails with a JobgateError, or with TypeError if the body is not
+            bytes.
         """
+        if (unfit := _unfit(body)) is not None:
+            return fail(unfit)
         command = self.command(queue, body, content_type, priority=priority, timeout=timeout)
         if key:
             command.headers = {"jobgate-key": key}
@@ -586,3 +592,10 @@ class Gate:
             self._audit.close()
             self._audit = None
         return self.jobs.close()
+
+
+def _unfit(body: object) -> TypeError | None:
+    """A text as a body would be found out only when it is written to a worker."""
+    if isinstance(body, bytes | bytearray | memoryview):
+        return None
+    return TypeError(f"body: found {type(body).__name__}, wanted bytes")

@@ -98,6 +98,16 @@ class GateTests(SynchronousTestCase):
         """A call to no queue fails; it does not raise."""
         self.failureResultOf(self.build().call("nope", b""), errors.UnknownQueue)
 
+    def test_text_as_a_body(self) -> None:
+        """It fails at once, and no worker suffers from it."""
+        gate = self.build()
+        for asked in (gate.call("q", "text"), gate.push("q", "text")):  # type: ignore[arg-type]
+            failure = self.failureResultOf(asked, TypeError)
+            self.assertEqual(str(failure.value), "body: found str, wanted bytes")
+        self.assertEqual(gate.dispatcher["q"].stats.accepted, 0)
+        gate.call("q", bytearray(b"these will do")).addErrback(lambda _: None)
+        self.assertEqual(self.reactor.workers[0].commands[0].body, b"these will do")
+
     def test_key(self) -> None:
         """The key of a call goes to the worker too."""
         gate = self.build()
