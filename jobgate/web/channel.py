@@ -229,7 +229,13 @@ class FrontDoor(Protocol):
         if exchange is not self._current or self._streaming or self._answered:
             return
         if response.stream is not None:
-            self._stream(exchange, response)
+            if exchange.head.method == b"HEAD":
+                # Who asks for the head alone wants none of its parts (RFC 9110, 9.3.2).
+                self._outbox.send(self._head(exchange, response, None))
+                exchange.lost()
+                self._finished(exchange)
+            else:
+                self._stream(exchange, response)
             return
         body = response.body
         head = self._head(exchange, response, len(body))

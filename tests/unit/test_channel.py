@@ -579,6 +579,24 @@ class AnswerTests(DoorCase):
         self.assertEqual([one[2] for one in found], [b"one" + b"two" * 20_000, b"GET /echo "])
         self.end(transport)
 
+    def test_stream_without_its_parts(self) -> None:
+        """HEAD gets the head alone, and nobody goes on making parts for it."""
+        left: list[str] = []
+        door, transport = self.connect()
+        door.dataReceived(GET.replace(b"GET", b"HEAD", 1))
+        response = Response(200, "text/event-stream")
+        response.stream = stream = ReplyStream()
+        self.served[0].on_lost = lambda: left.append("left")
+        self.served[0].answer(response)
+        stream.chunk(b"one")
+        stream.end()
+        self.assertTrue(transport.sent.endswith(b"Transfer-Encoding: chunked\r\n\r\n"))
+        self.assertEqual(left, ["left"])
+        door.dataReceived(GET)
+        self.answer(self.served[1])
+        self.assertTrue(transport.sent.endswith(b"GET /echo "))
+        self.end(transport)
+
     def test_stream_http10(self) -> None:
         """To HTTP/1.0 a stream goes until the connection's end."""
         _, transport, stream = self.streamed(
