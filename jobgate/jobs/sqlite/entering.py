@@ -135,7 +135,8 @@ def _check_limits(ledger: Ledger, jobs: Sequence[NewJob], limits: dict[str, int]
         limit = limits.get(queue)
         waiting = ledger.waiting_in(queue)
         if limit is not None and waiting + count > limit:
-            raise QueueFull(f"queue {queue} has {waiting} jobs waiting, and may have {limit}")
+            found = f"queue {queue} has {waiting} jobs waiting, and may have {limit}"
+            raise QueueFull(found if count == 1 else f"{found}: no room for {count} more")
 
 
 def _parents(ledger: Ledger, jobs: Sequence[NewJob]) -> dict[str, Row]:
