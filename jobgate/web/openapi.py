@@ -97,22 +97,58 @@ _RETURNS: dict[str, tuple[int, type | None]] = {
 }
 """What a route answers when all is well; one that is not here answers with its own media type."""
 
-_CALL_HEADERS = {
-    "Jobgate-Timeout": ("Seconds in all, waiting included; may only shorten", "number"),
-    "Jobgate-Key": ("The same key goes to the same shard", "string"),
-    "Jobgate-No-Queue": ("`?1`: refuse unless a worker is free now", "string"),
-    "Priority": ("`u=0` (first) to `u=7`; default `u=3` (RFC 9218)", "string"),
-    "Prefer": ("`wait=N`: as Jobgate-Timeout; `respond-async`: 202 after N (RFC 7240)", "string"),
-    "Idempotency-Key": ("Joins the running call of this key, or repeats its outcome", "string"),
-    "traceparent": ("Handed on to the worker (W3C Trace Context)", "string"),
+_KEY = ("The same key goes to the same shard", "string")
+_PRIORITY = ("`u=0` (first) to `u=7`; default `u=3` (RFC 9218)", "string")
+_TRACE = ("Handed on to the worker (W3C Trace Context)", "string")
+_LEASE = ("The lease that it was pulled under, if any", "string")
+_HEADERS: dict[str, dict[str, tuple[str, str]]] = {
+    "call": {
+        "Jobgate-Timeout": ("Seconds in all, waiting included; may only shorten", "number"),
+        "Jobgate-Key": _KEY,
+        "Jobgate-No-Queue": ("`?1`: refuse unless a worker is free now", "string"),
+        "Priority": _PRIORITY,
+        "Prefer": (
+            "`wait=N`: as Jobgate-Timeout; `respond-async`: 202 after N (RFC 7240)",
+            "string",
+        ),
+        "Idempotency-Key": ("Joins the running call of this key, or repeats its outcome", "string"),
+        "traceparent": _TRACE,
+    },
+    "push": {
+        "Jobgate-Delay": ("Seconds until it may start", "number"),
+        "Jobgate-Callback": ("An address that is told of its end", "string"),
+        "Jobgate-Key": _KEY,
+        "Priority": _PRIORITY,
+        "Idempotency-Key": ("The same key stands for the same job", "string"),
+        "traceparent": _TRACE,
+    },
+    "pull": {"Idempotency-Key": ("With `lease`: the same key gets the same lease", "string")},
+    "reply": {
+        "Jobgate-Lease": _LEASE,
+        "Jobgate-Status": ("The status that the caller gets, 200 to 599; default 200", "integer"),
+    },
+    "fail": {"Jobgate-Lease": _LEASE},
+    "decline": {"Jobgate-Lease": _LEASE},
+    "extend": {"Jobgate-Lease": _LEASE},
+    "events": {"Last-Event-ID": ("The last event that was seen: go on behind it", "string")},
+    "submit_graph": {
+        "Prefer": (
+            "`wait=N`: all results in the answer, if there are after N seconds (RFC 7240)",
+            "string",
+        ),
+        "Idempotency-Key": ("The same key stands for the same graph", "string"),
+        "traceparent": ("Handed on to the workers (W3C Trace Context)", "string"),
+    },
 }
-
-
-_GRAPH_HEADERS = {
-    "Prefer": "`wait=N`: all results in the answer, if there are after N seconds (RFC 7240)",
-    "Idempotency-Key": "The same key stands for the same graph",
-    "traceparent": "Handed on to the workers (W3C Trace Context)",
+_BODIES: dict[str, tuple[str, type | None]] = {
+    "call": ("The command; any media type, handed on to the worker.", None),
+    "push": ("The command; any media type, handed on to the worker.", None),
+    "reply": ("The result; any media type, handed on to the caller.", None),
+    "fail": ("Why it could not be done; may be left out.", pulls.PullerFailure),
+    "fail_lease": ("Why they could not be done; may be left out.", pulls.PullerFailure),
+    "submit_graph": ("The graph.", graphs.GraphDocument),
 }
+"""What a route takes; one that is not here takes nothing."""
 
 _WAIT = ("Seconds to wait for that", "number")
 _PULL = {
@@ -152,7 +188,7 @@ def document(app: Klein) -> dict[str, Any]:
     """The OpenAPI document of a Klein app."""
     kinds = {kind for _, kind in _RETURNS.values() if kind} | {
         ProblemDocument,
-        graphs.GraphDocument,
+        *(kind for _, kind in _BODIES.values() if kind),
     }
     schemas, components = msgspec.json.schema_components(
         sorted(kinds, key=lambda kind: kind.__name__), ref_template="#/components/schemas/{name}"
@@ -206,34 +242,33 @@ def _operation(app: Klein, endpoint: str, path: str) -> dict[str, Any]:
         operation["responses"][str(code)] = {"description": text, "content": {"*/*": {}}}
     if endpoint == "readyz":
         operation["responses"]["503"] = _success(kind)
+    parameters += [
+        {"name": name, "in": "header", "description": text, "schema": {"type": kind_name}}
+        for name, (text, kind_name) in _HEADERS.get(endpoint, {}).items()
+    ]
+    if endpoint in _BODIES:
+        operation["requestBody"] = _body(*_BODIES[endpoint])
     if endpoint == "call":
-        parameters += [
-            {"name": name, "in": "header", "description": text, "schema": {"type": kind_name}}
-            for name, (text, kind_name) in _CALL_HEADERS.items()
-        ]
-        operation["requestBody"] = {
-            "description": "The command; any media type, handed on to the worker.",
-            "content": {"*/*": {}},
-        }
         operation["responses"] |= {
             str(code): _problem(code)
             for code in sorted({problem.status for problem in PROBLEMS.values()})
         }
     if endpoint == "submit_graph":
-        parameters += [
-            {"name": name, "in": "header", "description": text, "schema": {"type": "string"}}
-            for name, text in _GRAPH_HEADERS.items()
-        ]
-        schema = {"$ref": f"#/components/schemas/{graphs.GraphDocument.__name__}"}
-        operation["requestBody"] = {
-            "description": "The graph.",
-            "required": True,
-            "content": {"application/json": {"schema": schema}},
-        }
         operation["responses"] |= {str(code): _problem(code) for code in (400, 422, 503)}
     if parameters:
         operation["parameters"] = parameters
     return operation
+
+
+def _body(about: str, kind: type | None) -> dict[str, Any]:
+    if kind is None:
+        return {"description": about, "content": {"*/*": {}}}
+    schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
+    return {
+        "description": about,
+        "required": any(field.required for field in msgspec.structs.fields(kind)),
+        "content": {"application/json": {"schema": schema}},
+    }
 
 
 def _success(kind: type | None) -> dict[str, Any]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from jobgate.web.access import Access
     from jobgate.web.exchange import Exchange
 
-__all__ = ["PULL_QUERY", "Lease", "Pulls", "Said"]
+__all__ = ["PULL_QUERY", "Lease", "PullerFailure", "Pulls", "Said"]
 
 PULL_QUERY = ("wait", "lease", "max", "min", "each")
 _decode = msgspec.json.Decoder(dict[str, str]).decode
@@ -72,8 +72,16 @@ class Said(msgspec.Struct):
     state: str
 
 
-class _Failure(msgspec.Struct):
-    """The body of a `fail`: like a FAIL frame's meta."""
+class PullerFailure(msgspec.Struct):
+    """
+    The body of a `fail`: like a FAIL frame's meta.
+
+    Attributes:
+        title: What went wrong, in a line.
+        detail: More about it.
+        status: The status that the caller gets, 400 to 599.
+        retry: Whether trying again may help.
+    """
 
     title: str = "The puller could not do it"
     detail: str = ""
@@ -355,7 +363,7 @@ def _failure(exchange: Exchange) -> errors.CommandFailed:
         BadRequest: Its body is neither empty nor such an object.
     """
     try:
-        said = msgspec.json.decode(exchange.body or b"{}", type=_Failure)
+        said = msgspec.json.decode(exchange.body or b"{}", type=PullerFailure)
     except msgspec.MsgspecError as error:
         message = f"body: {error}; wanted nothing, or title, detail, status and retry as JSON"
         raise errors.BadRequest(message) from None

@@ -21,6 +21,9 @@ from jobgate.web import fields
 from jobgate.web.access import Access
 from jobgate.web.events import as_event, error_event
 from jobgate.web.exchange import Exchange, Head, Response, json_response, phrase
+from jobgate.web.fields import CALL_FIELDS, PUSH_FIELDS
+from jobgate.web.handler import HTTPHandler
+from jobgate.web.openapi import document
 from jobgate.web.outbox import Ledger, Outbox
 from jobgate.web.problems import PROBLEMS, page, problem
 from tests.unit.fakes import FakeTransport
@@ -145,6 +148,39 @@ def token(
     return TokenConfig(
         name=name, sha256=digest, allow=allow, rate=None if rate is None else Rate(rate)
     )
+
+
+class OpenApiTests(SynchronousTestCase):
+    """What `/openapi.json` says is taken."""
+
+    def test_what_a_route_takes(self) -> None:
+        """The headers that are read, and a body where one is."""
+        paths = document(HTTPHandler.app)["paths"]
+        named = {
+            path: {one["name"].lower().encode() for one in post["parameters"]}
+            for path, operations in paths.items()
+            if (post := operations.get("post")) and "parameters" in post
+        }
+        self.assertEqual(named["/call/{queue}"], {b"queue", *CALL_FIELDS})
+        self.assertEqual(named["/push/{queue}"], {b"queue", b"each", *PUSH_FIELDS})
+        for word in ("reply", "fail", "decline", "extend"):
+            self.assertIn(b"jobgate-lease", named[f"/jobs/{{name}}/{word}"], word)
+        taking = {
+            path
+            for path, operations in paths.items()
+            if "requestBody" in operations.get("post", {})
+        }
+        self.assertEqual(
+            taking,
+            {
+                "/call/{queue}",
+                "/push/{queue}",
+                "/jobs/{name}/reply",
+                "/jobs/{name}/fail",
+                "/leases/{lease}/fail",
+                "/graphs",
+            },
+        )
 
 
 class AccessTests(SynchronousTestCase):
