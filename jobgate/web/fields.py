@@ -56,7 +56,8 @@ PUSH_FIELDS = frozenset(
 )
 """The same for a push."""
 
-_SECONDS = re.compile(rb"\d{1,9}(\.\d{1,9})?\Z")
+_SECONDS = re.compile(rb"\d{1,9}(\.\d{1,30})?\Z")
+"""As many decimals as a program writes that subtracts two times and does not round."""
 _URGENCY = re.compile(rb"(?:^|,)\s*u\s*=\s*(-?\d{1,9})\s*(?:,|;|\Z)")
 _URGENCY_NAMED = re.compile(rb"(?:^|,)\s*u\s*(?:=|,|;|\Z)")
 _PREFERENCE = re.compile(

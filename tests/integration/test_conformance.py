@@ -280,7 +280,7 @@ for wrong in ("0", "-1", "abc", "nan", "inf", "1e400", "", "1 2", "0x1", "1_0", 
     CASES[f"Jobgate-Timeout: {wrong!r}"] = Case(
         post("/call/q", b"x", Jobgate_Timeout=wrong), 400, "bad-request"
     )
-for right in ("5", "2.5", "0.5"):
+for right in ("5", "2.5", "0.5", "2.4894953279981564"):
     CASES[f"Jobgate-Timeout: {right!r}"] = Case(
         post("/call/q", b"x", Jobgate_Timeout=right), 200, b"x"
     )

@@ -66,7 +66,9 @@ class FieldsTests(SynchronousTestCase):
 
     def test_seconds(self) -> None:
         """A number above 0; the field is named otherwise."""
-        self.assertEqual(fields.seconds("X", b"2.5"), 2.5)
+        for good in ("2.5", repr(1 / 3), repr(2.4894953279981564), repr(0.0012345678901234567)):
+            self.assertEqual(fields.seconds("X", good.encode()), float(good))
+            self.assertEqual(fields.span("X", good.encode()), float(good))
         for bad in (b"", b"0", b"-1", b"nan", b"inf", b"-inf", b"1e999", b"2s", b"1,5", b"0.0"):
             error = self.assertRaises(BadRequest, fields.seconds, "Jobgate-Timeout", bad)
             self.assertIn("Jobgate-Timeout", error.detail)
