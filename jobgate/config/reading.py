@@ -221,6 +221,8 @@ class _Reader:
                 self.wrong(f"{where}.command", queue.command, f"a command line ({error})")
         else:
             command = queue.command
+        if "\0" in queue.cwd:
+            self.wrong(f"{where}.cwd", queue.cwd, "a folder")
         queue = msgspec.structs.replace(
             queue, name=name, command=command, cwd=str((self._base / queue.cwd).resolve())
         )

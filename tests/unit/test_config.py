@@ -184,6 +184,7 @@ class ComplaintsTests(SynchronousTestCase):
             (queue(until="x"), "queues.q.until", "lines"),
             (queue(send="x{line}\n"), "queues.q.send", "lines"),
             (queue(command=["a\0b"]), "queues.q", "NUL"),
+            (queue(cwd="a\0b"), "queues.q.cwd", "a folder"),
             ({"tokens": [{"name": "a", "sha256": "abc"}]}, "tokens[0].sha256", "64 hex"),
             ({"tokens": [{"sha256": sha}]}, "tokens[0].name"),
             ({"tokens": [{"name": "a"}]}, "tokens[0].sha256", "nothing"),
