@@ -47,28 +47,19 @@ def take(ledger: Ledger, queue: str, count: int, max_bytes: int) -> list[Taken]:
 
 def _next(ledger: Ledger, queue: str, count: int) -> list[Row]:
     """The rows of the so many jobs whose turn it is; of the last lot only what is wanted."""
-    held = encode(ledger.held()).decode()
-    found: list[Row] = []
-    # Two lots may well be enough; if these are single jobs, all others are likely to be, too.
-    limit = 2
-    while count:
-        rows = ledger.load(
-            "WHERE job.queue = ? AND job.state = 2 AND (job.expires = 0 OR job.expires > ?)"
-            " AND job.seq NOT IN (SELECT value FROM json_each(?))"
-            " ORDER BY job.turn, job.seq LIMIT ? OFFSET ?",
-            (queue, ledger.now, held, min(limit, count), len(found)),
-        )
-        if not rows:
-            break
-        limit = count
-        for row in rows:
-            if row.size > count:
-                ledger.split(row, [count])
-            found.append(row)
-            count -= row.size
-            if not count:
-                break
-    return found
+    rows = ledger.load(
+        "JOIN (SELECT seq, sum(size) OVER (ORDER BY turn, seq ROWS UNBOUNDED PRECEDING) - size"
+        " AS before FROM (SELECT seq, turn, size FROM job WHERE queue = ?1 AND state = 2"
+        " AND (expires = 0 OR expires > ?2) AND seq NOT IN (SELECT value FROM json_each(?3))"
+        " ORDER BY turn, seq LIMIT ?4)) AS next ON next.seq = job.seq"
+        " WHERE next.before < ?4 ORDER BY next.before",
+        (queue, ledger.now, encode(ledger.held()).decode(), count),
+    )
+    if rows:
+        wanted = count - sum([row.size for row in rows[:-1]])
+        if rows[-1].size > wanted:
+            ledger.split(rows[-1], [wanted])
+    return rows
 
 
 def _fitting(ledger: Ledger, rows: list[Row], max_bytes: int) -> tuple[list[Row], int]:
