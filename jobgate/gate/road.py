@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 __all__ = ["Loss", "Pool", "Road"]
 
 _FOREVER = float("inf")
+_UNREAD = 20
+"""Workers that may be lost, one behind the other, before a command has reached them whole: what
+ends all of them is the command itself, its length for instance, or they can run none at all."""
 
 
 class Loss(Protocol):
@@ -424,7 +427,7 @@ class Road:
             command: What the worker had.
             loss: How it was lost.
             begun: Whether the worker may have begun it.
-            alone: Whether it was the only one that had begun.
+            alone: Whether it was the only one that had begun, or all that the worker had.
         """
         self._deadlines.remove(command)
         if command.state is DONE:
@@ -434,6 +437,10 @@ class Road:
         about: dict[str, Any] = {"attempt": command.attempt}
         if not begun:
             command.attempt -= 1
+            command.unread += alone and loss.kind in ("died", "memory", "protocol")
+            if command.unread >= _UNREAD:
+                self._fail(command, _never_read(command, loss), now)
+                return
             if command.job or config.retry != "never":
                 self._wait_again(command)
                 return
@@ -709,3 +716,10 @@ def _honest(error: JobgateError, command: Command) -> JobgateError:
     if command.attempt and error.executed == "no":
         error.executed = "maybe"
     return error
+
+
+def _never_read(command: Command, loss: Loss) -> errors.JobgateError:
+    cause = f"{command.unread} workers were lost before they had read it, the last: {loss.cause}"
+    kind = errors.WorkerProtocolError if loss.kind == "protocol" else errors.WorkerDied
+    executed = "maybe" if command.attempt else "no"
+    return kind(cause, executed=executed, exit_status=loss.exit_status, signal=loss.signal)

@@ -43,6 +43,7 @@ class LinesConversation(Conversation):
         self._banner_seen = False
         self._answered_at = -_APART
         self._answers: list[bytes] = []
+        self._told = 0
         if config.boot_until or config.boot_until_regex:
             self._boot = self._new_decoder(config.boot_until, config.boot_until_regex)
 
@@ -115,12 +116,18 @@ class LinesConversation(Conversation):
     def _output(self, data: bytes) -> None:
         commands = list(self.in_hand.values())
         answers = self._answers
-        if self._transport.written() < commands[len(answers)].offered:
-            # It has not read the command yet, so this cannot be the answer.
+        read = self._transport.written()
+        before = commands[len(answers) - 1].offered if answers else self._told
+        if read <= before:
+            # It has read nothing of the command yet, so this cannot be the answer.
             self._left_over(data)
             return
         body = self._decoder.feed(data)
         while body is not None:
+            if read < commands[len(answers)].offered:
+                # Nor can this be all of it: it has not read the command to its end.
+                self._left_over(body)
+                return
             answers.append(body)
             if len(answers) == len(commands):
                 self._answered(commands[0].began)
@@ -140,6 +147,7 @@ class LinesConversation(Conversation):
         # Whoever prints more does it at once: until that is seen, no other command is given.
         self.is_ready = False
         self._answered_at = now
+        self._told = next(reversed(self.in_hand.values())).offered
         for (frame_id, command), body in zip(list(self.in_hand.items()), answers, strict=True):
             self._finish(frame_id, now)
             self.done += 1

@@ -276,9 +276,10 @@ class Member:
         begun_first = next((command for command, begun in taken if begun), None)
         if begun_first is not None:
             self.evidence = Evidence(begun_first.id, begun_first.content_type, begun_first.body)
-        alone = sum(begun for _, begun in taken) == 1
+        only = sum(begun for _, begun in taken) == 1
         if self.crew is not None:
             for command, begun in reversed(taken):
+                alone = only if begun else len(taken) == 1
                 self.crew.lost(command, loss, begun=begun, alone=alone)
 
     def _end_if_drained(self) -> None:

@@ -185,11 +185,12 @@ class FakeWorker:
             begun = at_work if self.ordered else list(taken)
         self.road.dismiss(self)
         self.runner.stop()
-        alone = len(begun) == 1
+        only = len(begun) == 1
         loss = loss or Loss("died", "killed by SIGKILL", None, "SIGKILL")
         for held in begun:
             held.has_run = True  # type: ignore[attr-defined]
         for held in reversed(taken):
+            alone = only if held in begun else len(taken) == 1
             self.runner.lost(held, loss, begun=held in begun, alone=alone)
         self.road.pool_changed()
 

@@ -800,6 +800,26 @@ class LinesTests(Case):
         self.conversation.receive(b"info 1\nbestmove e2e4\n")
         self.assertEqual(self.taker.of("replied")[0][1].body, b"info 1\nbestmove e2e4")
 
+    def test_answers_while_it_reads(self) -> None:
+        """A filter begins to answer before it has the whole line; what ends too early is none."""
+        self.give(b"x" * 100)
+        self.carrier.seen = 50
+        self.conversation.receive(b"x" * 49)
+        self.carrier.seen = None
+        self.conversation.receive(b"x" * 51 + b"\n")
+        self.assertEqual(self.taker.of("replied")[0][1].body, b"x" * 100)
+        self.carrier.of("soon")[0][0]()
+        self.give(b"y" * 100)
+        self.carrier.seen = 101
+        self.conversation.receive(b"y")
+        self.broken()
+        self.build()
+        self.give(b"z" * 100)
+        self.carrier.seen = 50
+        self.conversation.receive(b"z\n")
+        self.broken()
+        self.assertEqual(len(self.taker.of("replied")), 0)
+
     def test_left_over_after_a_reply(self) -> None:
         """More than the reply: the caller gets its reply, the worker ends, nobody gets the rest."""
         self.give(b"x")

@@ -502,6 +502,19 @@ class TryingAgainTests(RoadCase):
         self.assertEqual(self.worker("b").seen, [])
         self.assertEqual(self.failed(made, errors.WorkerDied).executed, "maybe")
 
+    def test_no_end_of_deaths_before_the_start(self) -> None:
+        """What no worker ever reads whole ends some day, as does the dying of workers."""
+        broke = Loss("protocol", "no frame", None, None)
+        for loss, kind in ((DIED, errors.WorkerDied), (broke, errors.WorkerProtocolError)):
+            made = self.submit()
+            for number in range(20):
+                self.assertIs(made.state, WAITING)
+                self.worker(str(number)).lose(loss, [])
+            self.assertEqual(self.failed(made, kind).executed, "no")
+            spared = self.worker("next")
+            self.assertEqual(spared.seen, [])
+            spared.lose()
+
     def test_many_deaths_before_the_start(self) -> None:
         """Deaths before its start use up no attempt, however many there are."""
         made = self.submit()
