@@ -124,12 +124,12 @@ class BatchQueue(CommandQueue):
                 )
             ]
             return Batch(members, suspect=True)
-        members, size_bytes = [first], len(first.body)
+        members, size_bytes = [first], len(first.body) + first.extra
         while pending.count and len(members) < batching.size:
             command = pending.pop_for(worker)
             if command is None:
                 break
-            size_bytes += len(command.body)
+            size_bytes += len(command.body) + command.extra
             if command.batch is not None or not batching.fits(len(members) + 1, size_bytes):
                 pending.push_front(command)
                 break

@@ -99,7 +99,7 @@ class Batching:
         config: The queue's `batch`.
 
     Attributes:
-        max_bytes: The bodies that may go together; one alone may be longer.
+        max_bytes: The bodies and inputs that may go together; one alone may be longer.
         size: How many may go together at present.
         linger: Seconds that the oldest member waits for company at present; `inf`: until the
             batch is full.

@@ -17,6 +17,7 @@ from jobgate.command import DONE, RUNNING, WAITING, Batch, Command
 from jobgate.config import AUTO, FULL, BatchConfig, Bytes, Linger, Seconds
 from jobgate.gate.batching import PAUSE, Batching, Fit
 from jobgate.pool.roles import Loss
+from tests.unit import fakes
 from tests.unit.fakes import FOREVER, FakeWorker
 from tests.unit.test_road import RoadCase, RoadMachine, leave
 
@@ -309,6 +310,15 @@ class GoingTests(BatchRoadCase):
         self.assertEqual(worker.batches, [])
         self.clock.advance(2 * TICK)
         self.assertEqual(self.ids(worker), [["1", "2"]])
+
+    def test_bytes_of_inputs(self) -> None:
+        """What a job is given of others counts like its body."""
+        self.batch(max_bytes=100, linger=5)
+        for _ in range(2):
+            made = fakes.command(b"x" * 10, id=str(next(self.numbers)), now=self.clock.seconds())
+            made.job, made.extra = True, 50
+            self.road.submit(made)
+        self.assertEqual([len(ids) for ids in self.ids(self.worker())], [1])
 
     def test_bytes(self) -> None:
         """A batch is full by its bodies, too; whoever does not fit is the first of the next."""
