@@ -4,7 +4,6 @@ Steps: jobs come in.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from jobgate.errors import QueueFull, Unprocessable
@@ -57,8 +56,9 @@ def put(
     if parents is None and not graph:
         for job in jobs[:claim]:
             ledger.add(job, claim=True)
-        for lot in lots.gather(jobs[claim:]):
-            ledger.add(lot[0], lot=lot if len(lot) > 1 else ())
+        if claim < len(jobs):
+            for lot in lots.gather(jobs[claim:]):
+                ledger.add(lot[0], lot=lot if len(lot) > 1 else ())
     elif parents is None:
         for index, job in enumerate(jobs):
             ledger.add(job, claim=index < claim, graph=number, graph_id=graph)
@@ -131,7 +131,9 @@ def _unknown(ledger: Ledger, jobs: Sequence[NewJob]) -> list[NewJob]:
 
 
 def _check_limits(ledger: Ledger, jobs: Sequence[NewJob], limits: dict[str, int]) -> None:
-    for queue, count in Counter([job.queue for job in jobs]).items():
+    queues = [job.queue for job in jobs]
+    for queue in set(queues):
+        count = queues.count(queue)
         limit = limits.get(queue)
         waiting = ledger.waiting_in(queue)
         if limit is not None and waiting + count > limit:

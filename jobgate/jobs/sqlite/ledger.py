@@ -160,6 +160,7 @@ class Ledger:
         self._fresh: dict[tuple[object, ...], _Alike] = {}
         self._new: set[str] = set()
         self._stems: set[str] = set()
+        self._any_lots: bool | None = None
         self._lots: list[tuple[object, ...]] = []
         self._bodies: list[tuple[object, ...]] = []
         self._outcomes: dict[int, tuple[object, ...]] = {}
@@ -620,10 +621,16 @@ class Ledger:
 
     def _are_unknown(self) -> None:
         """What the index of ids does not see: a new job that is in a lot, a lot of known jobs."""
-        near = self.db.execute(
-            "SELECT 1 FROM lot WHERE stem IN (SELECT value FROM json_each(?)) LIMIT 1",
-            (encode(self._stems).decode(),),
-        ).fetchone()
+        if self._lots:
+            self._any_lots = True
+        elif self._any_lots is None:
+            self._any_lots = self.db.execute("SELECT 1 FROM lot LIMIT 1").fetchone() is not None
+        near = None
+        if self._any_lots:
+            near = self.db.execute(
+                "SELECT 1 FROM lot WHERE stem IN (SELECT value FROM json_each(?)) LIMIT 1",
+                (encode(self._stems).decode(),),
+            ).fetchone()
         for _, stem, _ in self._lots:
             near = (
                 near
