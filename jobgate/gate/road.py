@@ -226,9 +226,10 @@ class Road:
         self.stats.accepted += 1
         shards = self.shards
         shard = shards[0] if len(shards) == 1 else self._shard_for(key)
-        if not (shard.free_now and self.plain):
+        free = shard.free_now
+        if not (free and self.plain):
             try:
-                self._admit(command, shard, no_queue=no_queue)
+                self._admit(command, shard, free=free, no_queue=no_queue)
             except errors.JobgateError as error:
                 self.stats.shed += 1
                 if self.audit is not None:
@@ -279,9 +280,9 @@ class Road:
         self._settled(command, self._seconds())
         return True
 
-    def _admit(self, command: Command, shard: CommandQueue, *, no_queue: bool) -> None:
+    def _admit(self, command: Command, shard: CommandQueue, *, free: bool, no_queue: bool) -> None:
         """Raise unless the command may come in."""
-        config = self.config
+        config, pool, pending = self.config, self.pool, shard.pending
         if self.draining:
             raise errors.ShuttingDown("the gate finishes what it has and takes nothing new")
         if self._lines:
@@ -295,23 +296,22 @@ class Road:
             raise errors.PoisonCommand(
                 "a command with this body has killed workers within the last hour", executed="no"
             )
-        if shard.free_now:
+        if free:
             return
-        if self.pool is not None and self.pool.crash_loop:
+        if pool is not None and pool.crash_loop:
             raise errors.NoWorker(
-                f"the workers keep dying: {self.pool.last_cause}",
-                retry_after=self.pool.retry_in + 1,
+                f"the workers keep dying: {pool.last_cause}", retry_after=pool.retry_in + 1
             )
-        waiting = len(shard)
-        calls = shard.calls
-        lanes = max(1, self._lanes // len(self.shards))
+        waiting = pending.count
+        calls = waiting - pending.jobs
+        lanes = self._lanes // len(self.shards) or 1
         service = self.stats.service_time
         if no_queue or calls >= config.size:
             detail = "no worker is free now" if no_queue else f"{calls} calls wait already"
             raise errors.QueueFull(detail, retry_after=retry_after(waiting, service, lanes))
-        if waiting and shard.bytes_waiting + len(command.body) > config.max_waiting_bytes:
+        if waiting and pending.size_bytes + len(command.body) > config.max_waiting_bytes:
             raise errors.QueueFull(
-                f"bodies of {shard.bytes_waiting} bytes wait already",
+                f"bodies of {pending.size_bytes} bytes wait already",
                 retry_after=retry_after(waiting, service, lanes),
             )
         left = command.deadline - command.accepted
