@@ -43,32 +43,37 @@ class Errand:
         taken: The job.
     """
 
-    __slots__ = ("_called", "_command", "_sender", "_taken")
+    __slots__ = ("_command", "_sender", "_taken")
 
     def __init__(self, sender: Sender, command: Command, taken: Taken) -> None:
         self._sender = sender
-        self._command = command
+        self._command: Command | None = command
         self._taken = taken
-        self._called = False
 
     def callback(self, reply: Reply) -> None:
         """Its worker has answered."""
-        self._called = True
+        command = self._let_go()
         try:
-            self._sender.replied(reply, self._command, self._taken)
+            self._sender.replied(reply, command, self._taken)
         except Exception:  # noqa: BLE001 (a job's trouble must not reach its worker)
-            _log.failure("the reply to {command!r} was lost", command=self._command)
+            _log.failure("the reply to {command!r} was lost", command=command)
 
     def errback(self, failure: Failure) -> None:
         """It has failed."""
-        self._called = True
+        command = self._let_go()
         try:
-            self._sender.not_replied(failure, self._command, self._taken)
+            self._sender.not_replied(failure, command, self._taken)
         except Exception:  # noqa: BLE001 (likewise)
-            _log.failure("the failure of {command!r} was lost", command=self._command)
+            _log.failure("the failure of {command!r} was lost", command=command)
 
     def cancel(self) -> None:
         """Nobody wants it any more."""
-        if not self._called:
+        if self._command is not None:
             self._command.leave()
             self.errback(Failure(CancelledError()))
+
+    def _let_go(self) -> Command:
+        """The command, which has this as its `reply`: a circle would be left to the collector."""
+        command, self._command = self._command, None
+        assert command is not None, "told once"
+        return command

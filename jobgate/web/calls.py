@@ -151,14 +151,15 @@ class _Caller:
     ) -> None:
         self._calls = calls
         self._exchange = exchange
-        self._command = command
+        self._command: Command | None = command
         self._answer = answer
         self._applied = applied
         exchange.on_lost = command.leave
 
     def cancel(self) -> None:
         """Nobody waits any more."""
-        self._command.leave()
+        if self._command is not None:
+            self._command.leave()
 
     def callback(self, reply: Reply) -> None:
         """Its worker has answered, or begun to."""
@@ -199,6 +200,6 @@ class _Caller:
 
     def _let_go(self) -> Command:
         """The command, which has this as its `reply`: a circle would be left to the collector."""
-        command = self._command
-        del self._command
+        command, self._command = self._command, None
+        assert command is not None, "told once"
         return command
