@@ -21,7 +21,10 @@ from random import uniform
 from select import POLLIN, poll
 from time import monotonic, sleep
 
-from jobgate.worker import _DECLINE, _DRAIN, _FAIL, _HELLO, _READ, _Link, _loads, _pack, _work
+from jobgate.worker.answers import work
+from jobgate.worker.frames import DECLINE, DRAIN, FAIL, HELLO, pack
+from jobgate.worker.link import READ, Link
+from jobgate.worker.quick_json import dumps, loads
 
 TYPE_CHECKING = False  # as in `jobgate.worker`
 if TYPE_CHECKING:
@@ -156,7 +159,7 @@ class _Secret:
         parts = []
         with self._tls:
             try:
-                while part := self._object.read(_READ):
+                while part := self._object.read(READ):
                     parts.append(part)
                 self._ended = True
             except self._wants:
@@ -168,7 +171,7 @@ class _Secret:
 
     def _receive(self, *, wait: bool) -> None:
         try:
-            data = self.sock.recv(_READ, 0 if wait else socket.MSG_DONTWAIT)
+            data = self.sock.recv(READ, 0 if wait else socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         with self._tls:
@@ -184,7 +187,7 @@ class _Secret:
                 self.sock.sendall(data)
 
 
-class _Wire(_Link):
+class _Wire(Link):
     """
     The connection to the gate, in place of a child's two pipes.
 
@@ -202,7 +205,7 @@ class _Wire(_Link):
     @property
     def welcome(self) -> dict[str, Any]:
         """What the gate said in WELCOME; empty before."""
-        return dict(_loads(self._welcome)) if self._welcome else {}
+        return dict(loads(self._welcome)) if self._welcome else {}
 
     def register(self, hello: bytes) -> None:
         """
@@ -212,7 +215,7 @@ class _Wire(_Link):
             OSError: There is none.
             _Refused: It is a refusal that will not change.
         """
-        self.send(_HELLO, 0, hello)
+        self.send(HELLO, 0, hello)
         until = monotonic() + _WITHIN
         while not (self._welcome or self.refusal or self.ended):
             if not self.carrier.readable(max(0.0, until - monotonic())):
@@ -221,7 +224,7 @@ class _Wire(_Link):
             with self.reading:
                 self._read()
         if self.refusal:
-            said = _loads(self.refusal)
+            said = loads(self.refusal)
             why = f"{said.get('title')}: {said.get('detail')}"
             raise _Refused(why) if said.get("retry") is False else ConnectionError(why)
         if not self._welcome:
@@ -232,7 +235,7 @@ class _Wire(_Link):
         """Wait for the next command; while leaving, hand it back instead."""
         command = super().take()
         while command and self.leaving:
-            self.send(_DECLINE, command._number)  # noqa: SLF001 - family
+            self.send(DECLINE, command._number)  # noqa: SLF001 - family
             command = super().take()
         return command
 
@@ -241,7 +244,7 @@ class _Wire(_Link):
         batch = super().take_batch()
         while batch and self.leaving:
             for command in batch:
-                self.send(_DECLINE, command._number)  # noqa: SLF001 - family
+                self.send(DECLINE, command._number)  # noqa: SLF001 - family
             batch = super().take_batch()
         return batch
 
@@ -256,7 +259,7 @@ class _Wire(_Link):
         length = 12 + len(meta) + len(body)
         if length > self._limit:
             self._check_length(length)
-        self._write(_pack(length, 1, kind, 0, number, len(meta)) + meta, body)
+        self._write(pack(length, 1, kind, 0, number, len(meta)) + meta, body)
 
     def _write(self, data: bytes, body: Any = b"") -> None:  # noqa: ANN401
         if not data:
@@ -289,7 +292,7 @@ class _Wire(_Link):
             return
 
     def _control(self, kind: int, number: int, meta: bytes) -> None:
-        if kind == _FAIL:
+        if kind == FAIL:
             self.refusal = meta or b"{}"
         else:
             super()._control(kind, number, meta)
@@ -299,7 +302,7 @@ class _Wire(_Link):
 
     def _receive(self) -> bytes:
         try:
-            data = self.carrier.read(_READ)
+            data = self.carrier.read(READ)
         except OSError:  # reset, timed out, or a host that cannot be reached any more
             data = b""
         if not data:
@@ -351,8 +354,6 @@ class Outside:
         *,
         batch: bool = False,
     ) -> None:
-        from jobgate.worker import _dumps
-
         self._url = connect
         self._scheme, _, rest = connect.partition("://")
         self._host, _, port = rest.rstrip("/").rpartition(":")
@@ -367,7 +368,7 @@ class Outside:
             raise ValueError(msg)
         self._context = _context(certfile, keyfile, cafile) if self._scheme == "tls" else None
         facts = {"protocol": 1, "ordered": True, "queue": queue, "name": name, "token": token}
-        self._hello = _dumps({key: value for key, value in facts.items() if value != ""})
+        self._hello = dumps({key: value for key, value in facts.items() if value != ""})
         self._queue = queue
         self._batch = batch
         self._wire: _Wire | None = None
@@ -412,7 +413,7 @@ class Outside:
             return
         wire.leaving = True
         try:
-            wire.tell(_DRAIN, 0)
+            wire.tell(DRAIN, 0)
         except _Gone:
             return
         idle_since = monotonic()
@@ -467,7 +468,7 @@ class Outside:
 
     def _work(self, wire: _Wire, handler: Callable[[Any], object]) -> None:
         try:
-            _work(wire, handler)
+            work(wire, handler)
         except _Gone:
             pass  # what the handler made cannot be given to anybody: the gate knows it as lost
         finally:

@@ -20,25 +20,16 @@ import sys
 from _thread import allocate_lock, start_new_thread
 from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from json import loads
 from random import uniform
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from jobgate.worker import (
-    _BYTES,
-    _CHUNK,
-    _DECLINE,
-    _FAIL,
-    _REPLY,
-    Command,
-    Fail,
-    Input,
-    _answer,
-    _describe,
-    _loads,
-)
+from jobgate.worker.answers import run_one
+from jobgate.worker.commands import BYTES, Command, Fail, Input
+from jobgate.worker.commands import describe as _describe
+from jobgate.worker.frames import CHUNK, DECLINE, FAIL, REPLY
+from jobgate.worker.quick_json import loads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -224,7 +215,7 @@ class _Inputs(Mapping[str, Input]):
             raise KeyError(name)
         if name not in self._found:
             answer = self._get(f"{self._path}/{quote(name, safe='')}")
-            kind = answer.headers.get("Content-Type") or _BYTES
+            kind = answer.headers.get("Content-Type") or BYTES
             self._found[name] = Input(answer.body, kind)
         return self._found[name]
 
@@ -272,12 +263,12 @@ class _Desk:
     def send(self, kind: int, _number: int, meta: bytes = b"", body: Any = b"") -> None:  # noqa: ANN401
         """Take a part, or the last word."""
         self.meta = self.meta or meta
-        if kind == _CHUNK:
+        if kind == CHUNK:
             self._parts.append(bytes(body))
             return
         self.word = kind
-        if kind == _REPLY:
-            self.grows = b'"jobs"' in meta and "jobs" in _loads(meta)
+        if kind == REPLY:
+            self.grows = b'"jobs"' in meta and "jobs" in loads(meta)
         else:
             self.meta = meta
         self.body = b"".join([*self._parts, body]) if self._parts else body
@@ -301,7 +292,7 @@ class _Pulled(Command):
         said = answer.headers
         self.id = said["Jobgate-Id"]
         self.queue = queue
-        self.content_type = said.get("Content-Type") or _BYTES
+        self.content_type = said.get("Content-Type") or BYTES
         self.attempt = int(said["Jobgate-Attempt"])
         names = "traceparent", "jobgate-key"
         self.headers = {name: said[name] for name in names if name in said}
@@ -318,14 +309,14 @@ class _Pulled(Command):
 
 def _request(desk: _Desk) -> tuple[str, Any, dict[str, str]]:
     """What is to be said of a command: the last part of the address, a body and headers."""
-    if desk.word == _DECLINE:
+    if desk.word == DECLINE:
         return "decline", b"", {}
     if desk.grows:
         fail = Fail("a worker that pulls cannot make its graph grow", retry=False)
         return "fail", _describe(fail), {"Content-Type": "application/json"}
-    if desk.word == _FAIL:
+    if desk.word == FAIL:
         return "fail", desk.meta, {"Content-Type": "application/json"}
-    facts = _loads(desk.meta)
+    facts = loads(desk.meta)
     headers = {"Content-Type": facts["content_type"]}
     if "status" in facts:
         headers["Jobgate-Status"] = str(facts["status"])
@@ -439,7 +430,7 @@ class Puller:
         desk: Any = command._link  # noqa: SLF001 - family
         self._current = desk.current = command
         try:
-            _answer(desk, handler, command)
+            run_one(desk, handler, command)
             return self._tell(command, *_request(desk))
         finally:
             self._current = desk.current = None

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobgate import worker
-from jobgate.worker import Command, Decline, Fail, Input, Reply, serve
+from jobgate.worker import Command, Decline, Fail, Input, Reply, answers, serve
+from jobgate.worker.commands import describe, line
+from jobgate.worker.link import Link
 
 HEADER = struct.Struct(">IBBHII")
 
@@ -27,15 +28,15 @@ def frame(kind: int, number: int, meta: bytes = b"", body: bytes = b"") -> bytes
 def command(body: bytes = b"", received: float | None = None, **meta: object) -> Command:
     """A command as the gate would send it; its link is never used."""
     at = monotonic() if received is None else received
-    link = worker._Link(0, 1)
+    link = Link(0, 1)
     return Command(link, 7, json.dumps(meta).encode() if meta else b"", body, at)
 
 
 class EncodeTests(SynchronousTestCase):
     """What a handler returns, as the meta and body of a frame."""
 
-    def encoded(self, value: object, kind: str = worker._JSON) -> tuple[object, bytes]:
-        meta, body = worker._encode(value, kind)
+    def encoded(self, value: object, kind: str = answers.JSON) -> tuple[object, bytes]:
+        meta, body = answers.encode(value, kind)
         return json.loads(meta), bytes(body)
 
     def test_each_type_has_its_content_type(self) -> None:
@@ -63,9 +64,9 @@ class EncodeTests(SynchronousTestCase):
     def test_a_large_buffer_is_not_copied(self) -> None:
         """What is large and flat is written from where it is."""
         large = bytearray(1 << 20)
-        self.assertIs(worker._encode(large, worker._JSON)[1], large)
+        self.assertIs(answers.encode(large, answers.JSON)[1], large)
         view = memoryview(large)
-        self.assertIs(worker._encode(view, worker._JSON)[1], view)
+        self.assertIs(answers.encode(view, answers.JSON)[1], view)
 
     def test_reply_says_type_and_status(self) -> None:
         """What a Reply leaves open follows from its body."""
@@ -93,12 +94,12 @@ class EncodeTests(SynchronousTestCase):
             self.encoded(Reply({"n": 1}, "text/x", 201, jobs)),
             ({"content_type": "text/x", "status": 201, "jobs": jobs}, b'{"n":1}'),
         )
-        self.assertEqual(worker._encode(Reply(b"x", jobs={}), worker._JSON)[0], worker._BYTES_META)
+        self.assertEqual(answers.encode(Reply(b"x", jobs={}), answers.JSON)[0], answers.BYTES_META)
 
     def test_items_of_a_stream_are_lines_of_json(self) -> None:
         """JSON items one after the other could not be told apart."""
         self.assertEqual(
-            self.encoded({"a": 1}, worker._JSON_LINES),
+            self.encoded({"a": 1}, answers.JSON_LINES),
             ({"content_type": "application/x-ndjson"}, b'{"a":1}\n'),
         )
 
@@ -116,15 +117,15 @@ class EncodeTests(SynchronousTestCase):
             (Reply(b"", jobs={"\ud800": {"queue": "q"}}), "UnicodeEncodeError: "),
         ]
         for value, detail in cases:
-            fail = self.assertRaises(Fail, worker._encode, value, worker._JSON)
+            fail = self.assertRaises(Fail, answers.encode, value, answers.JSON)
             self.assertEqual(fail.title, "the worker's handler returned what cannot be sent")
             self.assertIn(detail, str(fail.detail))
             self.assertIs(fail.retry, False)
 
     def test_a_returned_answer_is_raised(self) -> None:
         """To return Fail or Decline is to raise it."""
-        self.assertRaises(Fail, worker._encode, Fail("no"), worker._JSON)
-        self.assertRaises(Decline, worker._encode, Decline(), worker._JSON)
+        self.assertRaises(Fail, answers.encode, Fail("no"), answers.JSON)
+        self.assertRaises(Decline, answers.encode, Decline(), answers.JSON)
 
 
 class AnswerTests(SynchronousTestCase):
@@ -146,10 +147,10 @@ class AnswerTests(SynchronousTestCase):
 
     def test_description(self) -> None:
         """What is not given is not sent; the title is one line."""
-        self.assertEqual(json.loads(worker._describe(Fail("no"))), {"title": "no"})
+        self.assertEqual(json.loads(describe(Fail("no"))), {"title": "no"})
         fail = Fail("a\nb", "more", 422, retry=False)
         self.assertEqual(
-            json.loads(worker._describe(fail)),
+            json.loads(describe(fail)),
             {"title": "a b", "detail": "more", "status": 422, "retry": False},
         )
 
@@ -160,11 +161,11 @@ class AnswerTests(SynchronousTestCase):
             def __str__(self) -> str:
                 raise RuntimeError
 
-        self.assertEqual(worker._line(ValueError("bad\nthing")), "ValueError: bad thing")
-        self.assertEqual(worker._line(KeyError()), "KeyError")
-        self.assertEqual(worker._line(MuteError()), "MuteError")
-        self.assertEqual(len(worker._line("x" * 10_000)), 500)
-        self.assertEqual(json.loads(worker._describe(Fail("\udcff"))), {"title": "?"})
+        self.assertEqual(line(ValueError("bad\nthing")), "ValueError: bad thing")
+        self.assertEqual(line(KeyError()), "KeyError")
+        self.assertEqual(line(MuteError()), "MuteError")
+        self.assertEqual(len(line("x" * 10_000)), 500)
+        self.assertEqual(json.loads(describe(Fail("\udcff"))), {"title": "?"})
 
 
 class CommandTests(SynchronousTestCase):
@@ -256,7 +257,7 @@ class ReadTests(SynchronousTestCase):
         data = b"".join(frame(3, n, meta, body) for n, (meta, body) in enumerate(wanted))
         source, sink = os.pipe()
         try:
-            link = worker._Link(source, sink)
+            link = Link(source, sink)
             at = turn = 0
             while at < len(data):
                 at += os.write(sink, data[at : at + cuts[turn % len(cuts)]])
@@ -274,7 +275,7 @@ class ReadTests(SynchronousTestCase):
         """And nothing else."""
         source, sink = os.pipe()
         try:
-            link = worker._Link(source, sink)
+            link = Link(source, sink)
             os.write(sink, b"".join(frame(3, n) for n in range(4)))
             running = link.take()
             os.write(sink, frame(8, 0) + frame(8, 2) + frame(8, 99))
@@ -297,7 +298,7 @@ class ReadTests(SynchronousTestCase):
         for data in cases:
             source, sink = os.pipe()
             try:
-                link = worker._Link(source, sink)
+                link = Link(source, sink)
                 os.write(sink, frame(3, 1, b"", b"good") + data + frame(3, 2))
                 first = link.take()
                 self.assertTrue(first is not None and first.body == b"good")
