@@ -258,7 +258,7 @@ def test_tokens(start_gate: Callable[..., Program], employ: Employ) -> None:
 def test_beyond_loopback_only_with_tokens(tmp_path: Path) -> None:
     """The same refusal as for `listen`; and a string that is no endpoint."""
     for endpoint, why in (
-        ("tcp:9000", 'gate.worker_listen: found "tcp:9000", wanted a loopback address'),
+        ("tcp:9000", 'gate.worker_listen: found "tcp:9000", wanted an endpoint on a loopback'),
         ("tls:9000:interface=127.0.0.1", "privateKey=FILE:certificate=FILE"),
         ("teleport:1:interface=127.0.0.1", "wanted a Twisted endpoint string"),
     ):
