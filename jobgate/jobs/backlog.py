@@ -67,6 +67,8 @@ class Backlog:
         wanted: How many somebody else than the queue's workers would take.
         pulls: Who that is.
         starting: How many are here whose start is being stored.
+        recalls: How often all that only waited here was given back: what was on its way then
+            goes back as well, since it must not pass that by.
         closed: Nothing more comes.
     """
 
@@ -91,6 +93,7 @@ class Backlog:
         self.wanted = 0
         self.pulls: set[Puller] = set()
         self.starting = 0
+        self.recalls = 0
         self.closed = False
         self._coming = 0
         self._taking = False
@@ -152,11 +155,15 @@ class Backlog:
         self._coming += count
         return count
 
-    def arrived(self, jobs: Sequence[Taken]) -> None:
-        """Jobs that were claimed are stored: they run."""
+    def arrived(self, jobs: Sequence[Taken], recalls: int) -> None:
+        """Jobs that were claimed, or taken, when there had been so many recalls: they run."""
         self._coming -= len(jobs)
-        if self.closed:
-            self._journal.give_back([job.id for job in jobs]).addErrback(self._bug)
+        if self.closed or recalls != self.recalls:
+            self.stored += len(jobs)
+            if jobs:
+                self._journal.give_back([job.id for job in jobs]).addErrback(self._bug)
+            self.fill()
+            self._tell_if_here()
             return
         for job in jobs:
             self.window[job.id] = self._run(job)
@@ -196,7 +203,10 @@ class Backlog:
         known = self.stored
         taken = self._journal.take(self.road.config.name, room, _BYTES)
         taken.addCallbacks(
-            self._took, self._not_taken, callbackArgs=(room, known), errbackArgs=(room,)
+            self._took,
+            self._not_taken,
+            callbackArgs=(room, known, self.recalls),
+            errbackArgs=(room,),
         )
 
     def when_here(self, call: Callable[[], None]) -> None:
@@ -219,14 +229,15 @@ class Backlog:
             for call in calls:
                 call()
 
-    def _took(self, jobs: list[Taken], room: int, known: int) -> None:
+    def _took(self, jobs: list[Taken], room: int, known: int, recalls: int) -> None:
         self._taking = False
         self._coming -= room - len(jobs)
         # What was known when it was asked for and has not come is not there: taken otherwise,
         # cancelled, or ended. What has been told of since then is.
         self.stored -= len(jobs) or known
-        self.fill()
-        self.arrived(jobs)
+        if recalls == self.recalls:
+            self.fill()
+        self.arrived(jobs, recalls)
 
     def _not_taken(self, failure: Failure, room: int) -> None:
         self._taking = False
@@ -258,7 +269,8 @@ class Backlog:
         self.fill()
 
     def clear(self) -> None:
-        """Give back to the journal everything that only waits here."""
+        """Give back to the journal everything that only waits here, or is on its way here."""
+        self.recalls += 1
         back = self.feeder.clear()
         back += [job for job, command in self.window.items() if self.road.withdraw(command)]
         for job in back:

@@ -197,6 +197,7 @@ class Jobs:
         queues = {job.queue for job in jobs} if graph else (jobs[0].queue,)
         limits = {queue: self.backlogs[queue].road.config.max_backlog for queue in queues}
         claim = 0 if graph else backlog.claim(jobs)
+        recalls = backlog.recalls
         stored = self.journal.put(jobs, claim=claim, key=key, graph=graph, limits=limits)
         soonest = _FOREVER
         for job in jobs:
@@ -209,7 +210,7 @@ class Jobs:
                 return stored
             if claim:
                 now = self.journal.now()
-                backlog.arrived([taken(job, now) for job in jobs[:claim]])
+                backlog.arrived([taken(job, now) for job in jobs[:claim]], recalls)
             if soonest != _FOREVER:
                 self.sweep_in(soonest)
             return stored

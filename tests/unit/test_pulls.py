@@ -16,6 +16,7 @@ from jobgate.jobs.journal import LeaseTerms
 from tests.unit.jobs_case import JobsCase
 
 if TYPE_CHECKING:
+    from jobgate.jobs.job import Taken
     from jobgate.jobs.pull import Pull
 
 OK = Reply(200, "t/p", b"done")
@@ -41,6 +42,30 @@ class PullTests(JobsCase):
         """The answer has been written."""
         [commands] = got
         self.gate.leases.hand_over(self.gate.dispatcher["q"], commands)
+
+    def test_what_is_on_its_way_passes_nothing_by(self) -> None:
+        """A pull has enough while more comes: that does not get before what it gave back."""
+        sizes = (1, 9 << 20, 9 << 20, 1, 9 << 20)
+        names = [self.push(body=bytes(size)) for size in sizes]
+        take = self.journal.take
+        delays = iter((1, 0, 1, 1, 1))
+
+        def slowly(queue: str, count: int, max_bytes: int) -> Deferred[list[Taken]]:
+            late: Deferred[list[Taken]] = Deferred()
+            jobs = self.successResultOf(take(queue, count, max_bytes))
+            self.reactor.callLater(next(delays), late.callback, jobs)
+            return late
+
+        self.patch(self.journal, "take", slowly)
+        _, got = self.pulling("q", 60, most=10, least=1)
+        self.turn(1)
+        self.assertEqual([command.id for command in got[0]], names[:3])
+        self.take(got)
+        _, rest = self.pulling("q", 60, most=10, least=2)
+        for _ in range(3):
+            self.turn(1)
+        self.assertEqual([command.id for command in rest[0]], names[3:])
+        self.take(rest)
 
     def test_taken_is_gone(self) -> None:
         """Once handed over it has succeeded; no reply is wanted."""
