@@ -680,6 +680,7 @@ import time
 from jobgate.worker import serve
 
 def handler(command):
+    print("begun")
     match command.body:
         case b"spin":
             end = time.monotonic() + 20
@@ -715,6 +716,7 @@ def test_cancel_is_seen_while_the_handler_runs(body: bytes) -> None:
     with Child(BUSY) as child:
         for number in range(5):
             child.send(COMMAND, number, None, body)
+            eventually(lambda n=number: child.stderr().count("begun") > n, DEADLINE, "it runs")
             assert child.silent(0.1 if number % 2 else 0.005)
             child.send(CANCEL, number)
             assert child.read() == (REPLY, number, JSON, b"true")
@@ -749,7 +751,7 @@ def test_cancel_of_a_stream() -> None:
         while (frame := child.read()).kind == CHUNK:
             pass
         assert frame == (REPLY, 1, {}, b"")
-        assert child.stderr() == "closed\n"
+        assert child.stderr() == "begun\nclosed\n"
 
 
 def test_it_reads_ahead_while_a_handler_runs() -> None:
