@@ -285,6 +285,10 @@ class Program:
         )
         return found
 
+    def says(self, text: str, within: float = 10.0) -> None:
+        """Wait for a text in the log, which may come after what it tells of has been seen."""
+        eventually(lambda: text in self.log, within, f"the log says {text!r}")
+
     @property
     def own_log(self) -> str:
         """Without what its workers said."""
