@@ -730,6 +730,7 @@ def test_cancel_while_waiting() -> None:
     import time
     from jobgate.worker import serve
     def handler(command):
+        print("handled")
         time.sleep(0.2)
         return command.body
     serve(handler)
@@ -740,6 +741,7 @@ def test_cancel_while_waiting() -> None:
         assert child.read() == (FAIL, 2, {"title": "cancelled"}, b"")
         assert child.read() == (FAIL, 3, {"title": "cancelled"}, b"")
         assert child.call(b"ran", 2).body == b"ran"
+        assert child.stderr() == "handled\n" * 3
 
 
 def test_cancel_of_a_stream() -> None:
