@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 
 import pytest
+from program import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -137,6 +138,10 @@ class ExampleGate:
         if kind is None:
             assert status == 0, f"it ended with {status}:\n{self.log}"
             assert "Traceback" not in self.log, self.log
+
+    def says(self, text: str, within: float = 10.0) -> None:
+        """Wait until this text stands in the log."""
+        eventually(lambda: text in self.log, within, f"the log says {text!r}")
 
     def call(self, queue: str, body: bytes | str, content_type: str = "text/plain") -> Answer:
         """`POST /call/<queue>` on a connection of its own."""
