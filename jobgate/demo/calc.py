@@ -84,9 +84,14 @@ def answer(line: str) -> str:
     if len(line) > LONGEST:
         return f"error: over {LONGEST} characters"
     try:
-        return str(evaluate(ast.parse(line.strip(), mode="eval")))
-    except SyntaxError:
+        expression = ast.parse(line.strip(), mode="eval")
+    except (SyntaxError, ValueError):
+        # A null byte is the one or the other, with the version of Python.
         return "error: not an expression"
+    except (RecursionError, MemoryError):
+        return "error: nested too deeply"
+    try:
+        return str(evaluate(expression))
     except (RecursionError, MemoryError):
         return "error: nested too deeply"
     except TypeError:

@@ -23,6 +23,7 @@ __all__ = ["Addresses", "callback_url"]
 
 _LONGEST: Final = 2048
 """Characters of a URL."""
+_A_HOST: Final = "a URL with the name or address of a host, and perhaps a port"
 _CHARACTERS: Final = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+\Z")
 """What RFC 3986 (section 2) lets a URL be made of; also, none of it can end a header."""
 _LABEL: Final = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
@@ -57,15 +58,16 @@ def _problem(url: str) -> str:
         return "an http or https URL of RFC 3986's characters (others as %XX, hosts as xn--…)"
     try:
         scheme, netloc, *_ = urlsplit(url)
-    except ValueError as error:
-        return f"a URL ({error})"
+    except ValueError:
+        # In whose words, and for which hosts, differs between versions of Python.
+        return _A_HOST
     if scheme not in ("http", "https"):
         return "a URL that begins with http:// or https://"
     if "@" in netloc:
         return "a URL without a user name or password"
     parts = _NETLOC.match(netloc)
     if parts is None or not _is_host(parts["host"]):
-        return "a URL with the name or address of a host, and perhaps a port"
+        return _A_HOST
     if parts["port"] and not 0 < int(parts["port"]) < 65536:
         return "a port from 1 to 65535"
     return ""

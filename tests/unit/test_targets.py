@@ -58,8 +58,8 @@ BAD = {
     "http://" + "a" * 64 + ".example/": "name or address of a host",
     "http://" + "a.b" * 90 + "/": "name or address of a host",
     "http://[fe80::1%25eth0]/": "name or address of a host",
-    "http://[::1/": "Invalid IPv6 URL",
-    "http://[1.2.3.4]/": "a URL",
+    "http://[::1/": "name or address of a host",
+    "http://[1.2.3.4]/": "name or address of a host",
     "http://[::1]x/": "name or address of a host",
     "http://x/" + "a" * 2040: "2048",
 }
