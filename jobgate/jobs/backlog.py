@@ -141,18 +141,22 @@ class Backlog:
         """
         How many of these, from the first on, need not go by way of the journal's backlog.
 
-        So many are expected here until `arrived` or `not_coming`.
+        Their jobs are expected here until `arrived` or `not_coming`.
         """
         if self.stored or self._taking or not (room := self.room):
             return 0
-        size = 0
+        size_bytes = 0
         count = 0
-        for job in jobs[:room]:
-            size += len(job.body)
-            if job.delay or job.needs or (count and size > _BYTES):
+        for job in jobs:
+            size_bytes += len(job.body)
+            size = len(job.ids) or 1
+            if size > room or job.delay or job.needs or (count and size_bytes > _BYTES):
                 break
             count += 1
-        self._coming += count
+            room -= size
+            self._coming += size
+            if not room:
+                break
         return count
 
     def arrived(self, jobs: Sequence[Taken], recalls: int) -> None:

@@ -16,7 +16,7 @@ from jobgate.enums import plain
 from jobgate.errors import CommandFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from jobgate.errors import JobgateError
 
@@ -95,8 +95,8 @@ FOLLOWS: Final[Mapping[State, frozenset[State]]] = {
 
 
 class NewJob(msgspec.Struct, frozen=True, gc=False):
-    """
-    What is put into a store.
+    r"""
+    What is put into a store: a job, or a lot of them that are alike but for id and body.
 
     Attributes:
         id: Made by the gate, so that putting it again is harmless.
@@ -116,6 +116,9 @@ class NewJob(msgspec.Struct, frozen=True, gc=False):
         name: Its name within its graph; empty outside of graphs.
         needs: The ids of the jobs it needs.
         when: `succeeded` or `finished`: how what it needs must end.
+        ids: Of all jobs of a lot, made together, so that they differ in their last 32 characters
+            alone; then `id` is the first, and `body` is all bodies, each with a `\n` behind it.
+            Such jobs are in no graph, have no callback and are no calls.
     """
 
     id: str
@@ -135,6 +138,7 @@ class NewJob(msgspec.Struct, frozen=True, gc=False):
     name: str = ""
     needs: tuple[str, ...] = ()
     when: str = "succeeded"
+    ids: Sequence[str] = ()
 
 
 class Taken(msgspec.Struct, frozen=True, gc=False):
@@ -251,7 +255,7 @@ class Try(msgspec.Struct, frozen=True, gc=False):
 
 class Change(msgspec.Struct, frozen=True, gc=False):
     """
-    A job has come into a state.
+    A job has come into a state, or a lot has.
 
     Attributes:
         claimed: It was put or given with the right to run it here at once (see `Journal.put`).
@@ -272,6 +276,8 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     """Seconds from its creation to its last start, and from there to its end; once it has ended."""
     status: str | int = ""
     """Of one that has ended: its reply's status, its problem's slug, or its state in a word."""
+    ids: Sequence[str] = ()
+    """Of all jobs of a lot; empty for a single one."""
 
 
 class Notice(msgspec.Struct, frozen=True):

@@ -25,6 +25,7 @@ from jobgate.jobs.endings import after_failure
 from jobgate.jobs.errand import Errand
 from jobgate.jobs.inputs import Feeder, give
 from jobgate.jobs.job import TERMINAL, Ending, Reply, State, Taken, document, taken
+from jobgate.jobs.lots import ids_of, singles, size_of
 from jobgate.jobs.sweeping import Sweeper
 from jobgate.jobs.waiting import Ended, Gathering
 from jobgate.jobs.watches import Watches
@@ -196,7 +197,13 @@ class Jobs:
             return fail(closing)
         queues = {job.queue for job in jobs} if graph else (jobs[0].queue,)
         limits = {queue: self.backlogs[queue].road.config.max_backlog for queue in queues}
-        claim = 0 if graph else backlog.claim(jobs)
+        claim = 0
+        if not graph:
+            # What is to run here now is wanted one by one.
+            lots = backlog.claim(jobs)
+            claimed = [single for job in jobs[:lots] for single in singles(job)]
+            claim = len(claimed)
+            jobs = [*claimed, *jobs[lots:]] if claim > lots else jobs
         recalls = backlog.recalls
         stored = self.journal.put(jobs, claim=claim, key=key, graph=graph, limits=limits)
         soonest = _FOREVER
@@ -226,9 +233,9 @@ class Jobs:
     def _refused(self, jobs: Sequence[NewJob], error: errors.JobgateError) -> None:
         """Refused is accepted, then shed."""
         for job in jobs:
-            stats = self.backlogs[job.queue].road.stats
-            stats.accepted += 1
-            stats.shed += 1
+            stats, size = self.backlogs[job.queue].road.stats, size_of(job)
+            stats.accepted += size
+            stats.shed += size
             if self.audit is not None:
                 auditing.refused(self.audit, job, error)
 
@@ -518,31 +525,36 @@ class Jobs:
         kept = set()
         for change in changes:
             backlog = backlogs.get(change.queue) or self._backlog_for(change.queue)
-            state, before = change.state, change.before
+            state, before, size = change.state, change.before, len(change.ids) or 1
             if not calls or change.id not in calls:
-                _count(backlog, state, before)
+                _count(backlog, state, before, size)
                 if audit is not None:
                     auditing.changed(audit, change)
             if state == State.SCHEDULED and before == State.BLOCKED:
                 # Nobody has been told yet when its time is.
                 self.sweep_in(0.0)
             if state == State.QUEUED and not change.claimed:
-                backlog.stored += 1
+                backlog.stored += size
                 fill.add(backlog)
             elif state >= TERMINAL:
-                if self._deaths:
-                    self._deaths.pop(change.id, None)
                 if state != State.DEAD:
                     kept.add(backlog)
-                command = calls.pop(change.id, None) or backlog.window.get(change.id)
-                if command is not None and command.state != DONE:
-                    _ended_elsewhere(command)
+                if calls or backlog.window or self._deaths:
+                    self._look_for(change, backlog)
             if watches:
                 watches.changed(change)
         for backlog in kept:
             self.sweep_in(backlog.road.config.result_ttl)
         for backlog in fill:
             backlog.fill()
+
+    def _look_for(self, change: Change, backlog: Backlog) -> None:
+        """Jobs have ended that may be here still."""
+        for id_ in ids_of(change):
+            self._deaths.pop(id_, None)
+            command = self.calls.pop(id_, None) or backlog.window.get(id_)
+            if command is not None and command.state != DONE:
+                _ended_elsewhere(command)
 
     def _backlog_for(self, queue: str) -> Backlog:
         self._road_for(queue)
@@ -589,20 +601,20 @@ def _ended_elsewhere(command: Command) -> None:
         command.stream.end(Failure(CancelledError()))
 
 
-def _count(backlog: Backlog, state: State, before: State | None) -> None:
+def _count(backlog: Backlog, state: State, before: State | None, size: int) -> None:
     """Keep the counters true: what is accepted has ended, or waits, or runs."""
     stats = backlog.road.stats
     if before is None or before >= TERMINAL:
-        stats.accepted += 1
+        stats.accepted += size
         if before in (State.DEAD, State.FAILED):
-            stats.retried += 1
+            stats.retried += size
     else:
-        backlog.open[before] -= 1
+        backlog.open[before] -= size
     if state < TERMINAL:
-        backlog.open[state] += 1
+        backlog.open[state] += size
     elif state == State.SUCCEEDED:
-        stats.succeeded += 1
+        stats.succeeded += size
     elif state == State.CANCELLED:
-        stats.cancelled += 1
+        stats.cancelled += size
     else:
-        stats.failed += 1
+        stats.failed += size

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from twisted.logger import Logger
 
+from jobgate.jobs.lots import ids_of
+
 if TYPE_CHECKING:
     from jobgate.jobs.job import Change
 
@@ -55,7 +57,7 @@ class Watches:
 
     def changed(self, change: Change) -> None:
         """A job has come into another state: its watchers and its graph's hear of it."""
-        for name in (change.id, change.graph):
+        for name in (*ids_of(change), change.graph):
             for watcher in tuple(self._watchers.get(name, ())):
                 try:
                     watcher.changed(change)

@@ -18,6 +18,7 @@ from jobgate import errors
 from jobgate.jobs import keyed
 from jobgate.jobs.job import TERMINAL, NewJob
 from jobgate.jobs.journal import Key
+from jobgate.jobs.lots import gather, ids_of, size_of
 from jobgate.jobs.targets import callback_url
 from jobgate.web import fields as read
 from jobgate.web.exchange import Response
@@ -100,9 +101,9 @@ class Pushes:
             by_line = b"?" in exchange.head.target and self._by_line(exchange)
             jobs = self._jobs(exchange, road, by_line=by_line)
             if by_line:
-                said: dict[str, Any] = {"accepted": len(jobs)}
+                said: dict[str, Any] = {"accepted": sum(map(size_of, jobs))}
                 if jobs:
-                    said |= {"first": jobs[0].id, "last": jobs[-1].id}
+                    said |= {"first": jobs[0].id, "last": ids_of(jobs[-1])[-1]}
                 location = ""
             else:
                 state = "scheduled" if jobs[0].delay else "queued"
@@ -160,7 +161,7 @@ class Pushes:
         return each is not None
 
     def _jobs(self, exchange: Exchange, road: Road, *, by_line: bool) -> list[NewJob]:
-        """The jobs that a request is about, with what its headers ask for."""
+        """The jobs that a request is about, lines in lots, with what its headers ask for."""
         config = road.config
         headers = exchange.head.headers
         kind = headers.get(b"content-type")
@@ -168,23 +169,22 @@ class Pushes:
         more: dict[str, Any] = {}
         if not PUSH_FIELDS.isdisjoint(headers):
             more = self._asked_for(headers)
-        bodies = _lines(exchange.body) if by_line else [exchange.body]
-        if len(bodies) > _MOST_LINES:
-            message = f"body: found {len(bodies)} lines, wanted at most {_MOST_LINES} in one push"
-            raise errors.Unprocessable(message)
-        if config.protocol == "lines":
-            bodies = [_as_line(body, content_type) for body in bodies]
         more["attempts"] = config.attempts
         more["expires"] = config.expires
         more["keep"] = config.result_ttl
         more["caller"] = exchange.token.name if exchange.token is not None else ""
         more["once"] = config.retry == "never"
         queue = config.name
-        ids = self._gate.new_ids(len(bodies)) if by_line else [self._gate.new_id()]
-        return [
-            NewJob(id_, queue, body, content_type, **more)
-            for id_, body in zip(ids, bodies, strict=True)
-        ]
+        checked = config.protocol == "lines"
+        if not by_line:
+            body = _as_line(exchange.body, content_type) if checked else exchange.body
+            return [NewJob(self._gate.new_id(), queue, body, content_type, **more)]
+        bodies = _lines(exchange.body)
+        if checked:
+            bodies = [_as_line(body, content_type) for body in bodies]
+        ids = self._gate.new_ids(len(bodies))
+        like = NewJob("", queue, b"", content_type, **more)
+        return list(gather(like, ids, bodies))
 
     @staticmethod
     def _asked_for(headers: dict[bytes, bytes]) -> dict[str, Any]:
@@ -362,12 +362,20 @@ def reply_of(done: Outcome) -> Response:
 
 
 def _lines(body: bytes) -> list[bytes]:
-    r"""The lines of a body: they end at \n only, and a final one adds nothing."""
+    r"""
+    The lines of a body: they end at \n only, and a final one adds nothing.
+
+    Raises:
+        Unprocessable: They are too many.
+    """
     if not body:
         return []
     lines = body.split(b"\n")
     if not lines[-1]:
         lines.pop()
+    if len(lines) > _MOST_LINES:
+        message = f"body: found {len(lines)} lines, wanted at most {_MOST_LINES} in one push"
+        raise errors.Unprocessable(message)
     return lines
 
 

@@ -20,6 +20,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from msgspec.structs import replace
 
 from jobgate.errors import BadRequest, QueueFull, Unprocessable
 from jobgate.jobs.job import (
@@ -34,9 +35,10 @@ from jobgate.jobs.job import (
     State,
 )
 from jobgate.jobs.journal import Key, LeaseTerms
+from jobgate.jobs.lots import ids_of, one_body
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from twisted.internet.defer import Deferred
 
@@ -85,6 +87,19 @@ def new(id_: str, **changes: Any) -> NewJob:
     """A job with a body of its own."""
     fields = {"id": id_, "queue": "q", "body": id_.encode(), "content_type": "t/p", **changes}
     return NewJob(**fields)
+
+
+def together(jobs: Sequence[NewJob]) -> NewJob:
+    """Jobs that are alike but for id and body, as a lot."""
+    body = one_body([job.body for job in jobs])
+    return replace(jobs[0], ids=[job.id for job in jobs], body=body)
+
+
+def apart(changes: Iterable[Change]) -> Iterator[Change]:
+    """What has been told, job by job."""
+    for change in changes:
+        for id_ in ids_of(change):
+            yield replace(change, id=id_, ids=())
 
 
 OK = Ending(State.SUCCEEDED, Reply(200, "t/p", b"done"))
@@ -238,10 +253,13 @@ class Promises:
     def setUp(self) -> None:
         self.place = self.make_place()
         self.told: list[Change] = []
-        self.journal, _ = self.place.open(self.told.extend)
+        self.journal, _ = self.place.open(self.tell)
 
     def tearDown(self) -> None:
         self.place.done()
+
+    def tell(self, changes: Sequence[Change]) -> None:
+        self.told += apart(changes)
 
     def do(self, deferred: Deferred[Any]) -> Any:
         return self.place.wait(deferred)
@@ -269,7 +287,7 @@ class Promises:
         else:
             self.do(self.journal.close())
         self.told.clear()
-        self.journal, counts = self.place.open(self.told.extend)
+        self.journal, counts = self.place.open(self.tell)
         return counts
 
     def test_order(self) -> None:
@@ -431,12 +449,14 @@ class Promises:
         """Jobs that came together, as lines do, are each a job of its own all the same."""
         kin = [new(f"kin-{index:032}") for index in range(8)]
         names = [job.id for job in kin]
-        self.put(*kin, key=Key("scope", "print"))
+        self.put(together(kin), key=Key("scope", "print"))
         assert [change.id for change in self.told] == names
         assert [self.do(self.journal.ahead(name)) for name in names] == list(range(8))
         assert [self.do(self.journal.body(name))[1] for name in names] == [job.body for job in kin]
         assert self.do(self.journal.get(f"kin-{8:032}")) is None
-        self.put(kin[3], new("single"), kin[0], kin[7])
+        assert self.do(self.journal.kept(Key("scope", ""))).id == names[0]
+        self.put(together(kin), new("single"), kin[3])
+        assert [change.id for change in self.told] == [*names, "single"]
         taken = self.do(self.journal.take("q", 3, 1 << 20))
         assert [(job.id, job.body) for job in taken] == [(job.id, job.body) for job in kin[:3]]
         self.do(self.journal.consume([(name, 1) for name in names[:3]]))
@@ -464,7 +484,10 @@ class Promises:
     def test_kin_that_are_many(self) -> None:
         """However many there are, and wherever they are cut."""
         kin = [new(f"kin-{index:032}", body=b"%d" % index * (index % 3)) for index in range(300)]
-        self.put(*kin, limits={"q": 300})
+        with pytest.raises(QueueFull, match=r"queue q has 0 jobs waiting.* no room for 300 more"):
+            self.put(together(kin), limits={"q": 299})
+        lots = [together(kin[at : at + 100]) for at in (0, 100, 200)]
+        self.put(*lots, limits={"q": 300})
         with pytest.raises(QueueFull, match="queue q has 300 jobs waiting"):
             self.put(new("a"), limits={"q": 300})
         jobs, after = self.do(self.journal.page("q", State.QUEUED, 7, ""))
@@ -479,7 +502,7 @@ class Promises:
         job = self.do(self.journal.get(kin[200].id))
         assert (job.state, job.attempt) == (State.SUCCEEDED, 1)
         more = [new(f"skin-{index:032}", expires=1.0) for index in range(1100)]
-        self.put(*more)
+        self.put(*(together(more[at : at + 110]) for at in range(0, 1100, 110)))
         assert len(self.take(count=50)) == 50
         self.place.advance(2.0)
         expired: set[str] = set()
@@ -498,7 +521,7 @@ class Promises:
         """Time and operators do to each of them what they do to any."""
         kin = [new(f"kin-{index:032}", delay=5.0, expires=8.0) for index in range(4)]
         names = [job.id for job in kin]
-        self.put(*kin)
+        self.put(together(kin))
         assert self.take() == []
         self.place.advance(5.0)
         self.do(self.journal.sweep())
@@ -523,9 +546,9 @@ class Promises:
         """A gate that dies leaves them as it leaves any."""
         if not self.place.durable:
             return
-        kin = [new(f"kin-{index:032}", callback="", once=index > 3) for index in range(6)]
+        kin = [new(f"kin-{index:032}", once=index > 3) for index in range(6)]
         names = [job.id for job in kin]
-        self.put(*kin)
+        self.put(together(kin[:4]), together(kin[4:]))
         assert self.take(count=5) == names[:5]
         self.do(self.journal.consume([(name, 1) for name in names[:2]]))
         self.start(names[4])
@@ -665,7 +688,7 @@ class Promises:
         assert self.do(self.journal.get("d")).error["slug"] == "worker-died"
         self.do(self.journal.close())
         self.place.advance(1000.0)
-        self.journal, _ = self.place.open(self.told.extend)
+        self.journal, _ = self.place.open(self.tell)
         leased = self.do(self.journal.leased("L"))
         assert 48.0 <= leased.until - self.journal.now() <= 52.0
         assert [(job.id, job.attempt) for job in self.do(self.journal.take("q", 9, 99))] == [
@@ -687,6 +710,7 @@ def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
             self.names = 0
             self.swept = 0.0
             self.keys: dict[str, tuple[str, str]] = {}
+            self.lots: list[NewJob] = []
 
         @initialize()
         def begin(self) -> None:
@@ -703,7 +727,7 @@ def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
 
         def changed(self, changes: Sequence[Change]) -> None:
             """Each change follows from the one before it, and from nothing else."""
-            for change in changes:
+            for change in apart(changes):
                 if change.before is None:
                     assert change.id not in self.seen or not self.place.durable, change
                 else:
@@ -755,14 +779,18 @@ def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
             priority: int,
             fields: dict[str, Any],
         ) -> None:
-            """Some of them are kin, as lines of one push are, which a store may keep as one."""
+            """Some of them are a lot, as lines of one push are."""
+            kin = kin and count > 1 and not fields.keys() & {"call", "callback"}
             jobs = [
                 new(self.name(kin=kin), queue=queue, priority=priority, **fields)
                 for _ in range(count)
             ]
             now = self.now()
-            assert self.do(self.journal.put(jobs, claim=claim)).kept is None
-            self.model.put(jobs, now, claim)
+            lots = [together(jobs)] if kin else jobs
+            assert self.do(self.journal.put(lots, claim=claim)).kept is None
+            self.model.put(jobs, now, count if kin and claim else claim)
+            if kin:
+                self.lots.append(lots[0])
 
         @rule(data=st.data())
         def put_again(self, data: st.DataObject) -> None:
@@ -770,6 +798,8 @@ def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
             fact = self.any(data)
             if fact is not None:
                 self.do(self.journal.put([fact.new], claim=1))
+            if self.lots and self.lots[-1].id in self.model.jobs:
+                self.do(self.journal.put([self.lots[-1]], claim=1))
 
         @rule(limit=st.integers(0, 12), count=st.integers(1, 3))
         def put_limited(self, limit: int, count: int) -> None:
@@ -780,7 +810,8 @@ def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
             jobs = [new(self.name(kin=True)) for _ in range(count)]
             now = self.now()
             try:
-                self.do(self.journal.put(jobs, limits={"q": limit}))
+                lots = [together(jobs)] if count > 1 else jobs
+                self.do(self.journal.put(lots, limits={"q": limit}))
             except QueueFull:
                 assert waiting + count > limit
             else:
@@ -967,7 +998,9 @@ def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
         @rule(
             data=st.data(),
             steps=st.lists(
-                st.sampled_from(["put", "start", "finish", "stale", "take", "back", "cancel"]),
+                st.sampled_from(
+                    ["put", "lot", "start", "finish", "stale", "take", "back", "cancel"]
+                ),
                 min_size=2,
                 max_size=12,
             ),
@@ -986,6 +1019,11 @@ def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
                     jobs = [new(self.name(), priority=len(waiting) % 3) for _ in range(2)]
                     waiting.append((journal.put(jobs, claim=1), ANY))
                     model.put(jobs, now, 1)
+                elif step == "lot":
+                    kin = [new(self.name(kin=True)) for _ in range(3)]
+                    claim = data.draw(st.integers(0, 1))
+                    waiting.append((journal.put([together(kin)], claim=claim), ANY))
+                    model.put(kin, now, 3 * claim)
                 elif step == "twice":
                     waiting.append((journal.put([*jobs, new(self.name())]), ANY))
                     model.put([new(f"j{self.names}")], now)
@@ -1271,7 +1309,7 @@ def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
             now_ended = {
                 n for n, f in self.model.jobs.items() if f.state >= TERMINAL and n not in ended
             }
-            assert {change.id for change in changes} == now_ended
+            assert {change.id for change in apart(changes)} == now_ended
             assert all(change.before is None for change in changes)
             for name, fact in self.model.jobs.items():
                 self.seen[name] = fact.state

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from jobgate.errors import BadRequest
 from jobgate.jobs.job import Ending, Job, Reply, State, Try
 from jobgate.jobs.journal import Graph
-from jobgate.jobs.sqlite.lots import bodies_of
+from jobgate.jobs.lots import bodies_of
 from jobgate.jobs.sqlite.rows import CALL, GONE, INPUTS, decode, encode, public
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def body(ledger: Ledger, id_: str) -> tuple[str, bytes] | None:
     found = ledger.db.execute(
         "SELECT content_type, data FROM body WHERE seq = ?", (row.seq,)
     ).fetchone()
-    return None if found is None else (found[0], bodies_of(row, found[1])[index])
+    return None if found is None else (found[0], bodies_of(row.size, found[1])[index])
 
 
 def result(ledger: Ledger, id_: str) -> Reply | None:

@@ -10,7 +10,7 @@ from jobgate.errors import QueueFull, Unprocessable
 from jobgate.jobs.graph import MAX_JOBS, MAX_NEEDS, path
 from jobgate.jobs.job import TERMINAL, State
 from jobgate.jobs.journal import Kept, Key, Stored
-from jobgate.jobs.sqlite import lots
+from jobgate.jobs.lots import size_of
 from jobgate.jobs.sqlite.rows import NEEDED, encode
 
 if TYPE_CHECKING:
@@ -56,9 +56,8 @@ def put(
     if parents is None and not graph:
         for job in jobs[:claim]:
             ledger.add(job, claim=True)
-        if claim < len(jobs):
-            for lot in lots.gather(jobs[claim:]):
-                ledger.add(lot[0], lot=lot if len(lot) > 1 else ())
+        for job in jobs[claim:]:
+            ledger.add(job)
     elif parents is None:
         for index, job in enumerate(jobs):
             ledger.add(job, claim=index < claim, graph=number, graph_id=graph)
@@ -125,15 +124,16 @@ def remember(ledger: Ledger, key: Key, target: str) -> None:
 
 
 def _unknown(ledger: Ledger, jobs: Sequence[NewJob]) -> list[NewJob]:
-    """Those that are not stored yet."""
+    """Those that are not stored yet; a lot is if its first job is."""
     there = set(ledger.known([job.id for job in jobs]))
     return [job for job in jobs if job.id not in there]
 
 
 def _check_limits(ledger: Ledger, jobs: Sequence[NewJob], limits: dict[str, int]) -> None:
-    queues = [job.queue for job in jobs]
-    for queue in set(queues):
-        count = queues.count(queue)
+    counts: dict[str, int] = {}
+    for job in jobs:
+        counts[job.queue] = counts.get(job.queue, 0) + size_of(job)
+    for queue, count in counts.items():
         limit = limits.get(queue)
         waiting = ledger.waiting_in(queue)
         if limit is not None and waiting + count > limit:

@@ -359,21 +359,19 @@ class Ledger:
         graph: int = 0,
         graph_id: str = "",
         waits: int = 0,
-        lot: Sequence[NewJob] = (),
     ) -> int:
         """
-        A new job; its number.
+        A new job, or a lot; its number.
 
         Args:
             job: It.
-            lot: All of a lot, of which it is the first; unclaimed, in no graph.
             claim: Hold it for this gate.
             graph: The number of its graph.
             graph_id: And its id.
             waits: How many jobs it needs that have not ended.
         """
         seq = self._next
-        size = len(lot) or 1
+        ids, size = job.ids, len(job.ids) or 1
         self._next = seq + size
         like = (
             job.queue, job.priority, job.attempts, job.delay, job.expires, job.keep, job.caller,
@@ -384,17 +382,14 @@ class Ledger:
             alike = self._fresh[like] = _alike(
                 job, self.now, claim=claim, graph=graph, waits=waits, size=size
             )
-        ids = [job.id] if size == 1 else [each.id for each in lot]
-        self._are_new(ids)
+        self._are_new(ids or (job.id,))
         alike.numbers[job.id] = seq
         stem = lots.stem(job.id)
         self._stems.add(stem)
         state = alike.state
-        body = job.body
-        if size > 1:
+        if ids:
             self._lots.append((seq, stem, encode(ids).decode()))
-            body = lots.one_body([each.body for each in lot])
-        self._bodies.append((seq, job.content_type, job.headers, body))
+        self._bodies.append((seq, job.content_type, job.headers, job.body))
         if graph:
             self._nodes.append((graph, seq, job.name))
             self._live[graph] = self._live.get(graph, 0) + 1
@@ -403,14 +398,16 @@ class Ledger:
             fixed = alike.fixed
             values = (
                 seq, job.id, job.queue, HELD, *fixed[2:4], 0, 0, *fixed[4:7], 0, 0, *fixed[7:13],
-                "", *fixed[13:16], 0, 1, graph_id, job.name,
+                "", *fixed[13:16], 0, size, graph_id, job.name, list(ids),
             )  # fmt: skip
-            row = Row(*values)
-            self.rows[job.id] = self._touched[seq] = row
+            self._remember(Row(*values))
         self._more[job.queue] = self._more.get(job.queue, 0) + size
-        now, held = public(state), state == HELD
-        for id_ in ids:
-            self.changes.append(Change(id_, job.queue, now, 0, graph_id, None, held, job.caller))
+        self.changes.append(
+            Change(
+                job.id, job.queue, public(state), 0, graph_id, None, state == HELD, job.caller,
+                ids=ids,
+            )
+        )  # fmt: skip
         return seq
 
     def link(self, parent: int, child: int, place: int) -> None:
@@ -454,29 +451,24 @@ class Ledger:
             more = ((state in WAITING) - (before in WAITING)) * row.size
             if more:
                 self._more[row.queue] = self._more.get(row.queue, 0) + more
-            ids = row.ids or (row.id,)
             if now < TERMINAL:
-                self.changes += [
-                    Change(id_, row.queue, now, row.attempt, row.graph_id, was) for id_ in ids
-                ]
+                change = Change(row.id, row.queue, now, row.attempt, row.graph_id, was, ids=row.ids)
             else:
                 began = row.started or row.finished
-                waited, ran = (began - row.created) / 1000, (row.finished - began) / 1000
-                self.changes += [
-                    Change(
-                        id_,
-                        row.queue,
-                        now,
-                        row.attempt,
-                        row.graph_id,
-                        was,
-                        caller=row.caller,
-                        waited=waited,
-                        ran=ran,
-                        status=status,
-                    )
-                    for id_ in ids
-                ]
+                change = Change(
+                    row.id,
+                    row.queue,
+                    now,
+                    row.attempt,
+                    row.graph_id,
+                    was,
+                    caller=row.caller,
+                    waited=(began - row.created) / 1000,
+                    ran=(row.finished - began) / 1000,
+                    status=status,
+                    ids=row.ids,
+                )
+            self.changes.append(change)
         row.state = state
         if was is now is State.QUEUED:
             # Held, or held no more.

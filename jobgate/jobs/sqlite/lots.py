@@ -1,42 +1,29 @@
 """
-Lots: jobs that came together and are one row, for as long as they share their fate.
+Lots in the tables: jobs that came together and are one row.
 
-A push of lines is stored, taken by a puller, leased and ended in lots, at about the cost
-of a single job each. Nobody need know: whoever wants one job of a lot gets a row of its
-own, since the lot is split then, in the same step. Here is what makes them, finds jobs in
-them and splits them; must not know why.
+Whoever wants one job of a lot alone gets a row of its own, since the lot is split then, in
+the same step. Here is what finds jobs in lots and splits them; must not know why.
 """
 
 from __future__ import annotations
 
-from itertools import groupby
-from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from jobgate.jobs.lots import one_body
 from jobgate.jobs.sqlite.rows import COLUMNS, SPOKEN, encode
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from jobgate.jobs.job import NewJob
     from jobgate.jobs.sqlite.rows import Row
 
-__all__ = ["bodies_of", "containing", "gather", "known", "one_body", "split", "stem"]
+__all__ = ["containing", "known", "split", "stem"]
 
-_SIZE: Final = 128
-"""Jobs of a lot at most: what it costs to split one is bounded."""
-_BYTES: Final = 1 << 18
-"""And bytes of their bodies."""
 _OWN: Final = 32
 """Characters at the end of an id that are a job's own; a lot's ids have all before that alike."""
-
-_alike = attrgetter(
-    "queue", "content_type", "priority", "attempts", "delay", "expires", "keep", "headers",
-    "caller", "callback", "call", "once", "name", "needs", "when",
-)  # fmt: skip
 
 _COPIES: Final = {
     table: f"INSERT INTO {table} ({', '.join([*own, *same])}) SELECT "  # noqa: S608 (our own names)
@@ -54,37 +41,6 @@ _COPIES: Final = {
 def stem(id_: str) -> str:
     """What the ids of a lot have in common."""
     return id_[:-_OWN]
-
-
-def gather(jobs: Sequence[NewJob]) -> Iterator[list[NewJob]]:
-    """New jobs, in order, as lots and single ones."""
-    if len(jobs) == 1:
-        yield [jobs[0]]
-        return
-    for _, alike in groupby(jobs, _alike):
-        for _, kin in groupby(alike, lambda job: job.id[:-_OWN]):
-            run = list(kin)
-            first = run[0]
-            if not first.id[:-_OWN] or first.call or first.callback:
-                yield from ([job] for job in run)
-                continue
-            for at in range(0, len(run), _SIZE):
-                some = run[at : at + _SIZE]
-                text = b"".join([job.body for job in some])
-                if len(text) <= _BYTES and b"\n" not in text:
-                    yield some
-                else:
-                    yield from ([job] for job in some)
-
-
-def one_body(bodies: Sequence[bytes]) -> bytes:
-    """The bodies of a row's jobs as it keeps them."""
-    return bodies[0] if len(bodies) == 1 else b"\n".join([*bodies, b""])
-
-
-def bodies_of(row: Row, data: bytes) -> list[bytes]:
-    """And what they were."""
-    return [data] if row.size == 1 else data.split(b"\n")[:-1]
 
 
 def containing(db: sqlite3.Connection, id_: str) -> int | None:

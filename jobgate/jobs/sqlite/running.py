@@ -8,9 +8,9 @@ from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING
 
 from jobgate.jobs.job import FOLLOWS, TERMINAL, Ending, State, Taken
+from jobgate.jobs.lots import bodies_of
 from jobgate.jobs.sqlite.asking import ended
 from jobgate.jobs.sqlite.entering import grow
-from jobgate.jobs.sqlite.lots import bodies_of
 from jobgate.jobs.sqlite.rows import CALL, HELD, INPUTS, ONCE, decode, encode, public
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _fitting(ledger: Ledger, rows: list[Row], max_bytes: int) -> tuple[list[Row]
 def _fitting_lines(ledger: Ledger, row: Row, max_bytes: int) -> int:
     """How many of a lot's jobs fit into so many bytes."""
     ((data,),) = ledger.db.execute("SELECT data FROM body WHERE seq = ?", (row.seq,))
-    sizes = accumulate(map(len, bodies_of(row, data)))
+    sizes = accumulate(map(len, bodies_of(row.size, data)))
     return sum(1 for _ in takewhile(lambda size: size <= max_bytes, sizes))
 
 
@@ -116,7 +116,7 @@ def taken(ledger: Ledger, rows: Sequence[Row], max_bytes: int = 0) -> list[Taken
                     id_, row.queue, line, content_type, row.priority, row.attempt, row.spent,
                     row.attempts, created, headers, row.caller, once=once,
                 )
-                for id_, line in zip(row.ids, bodies_of(row, body), strict=True)
+                for id_, line in zip(row.ids, bodies_of(row.size, body), strict=True)
             ]  # fmt: skip
             continue
         found.append(
