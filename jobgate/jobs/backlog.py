@@ -38,6 +38,10 @@ _LOT = 256
 """And so many at once, so that nobody else waits long for the journal."""
 _BYTES = 16 * 1024 * 1024
 """Their bodies, together, about."""
+_LINGER = 5.0
+"""Seconds for which a queue that was pulled from keeps what comes at hand: who pulls comes back."""
+_AT_HAND, _AT_HAND_BYTES = 32, 64 * 1024
+"""As long as it is all that is queued, and no more than so many jobs and bytes of bodies."""
 _RESTED = 1.0
 """Seconds after which the journal is asked again if it could not say."""
 
@@ -97,6 +101,7 @@ class Backlog:
         self.closed = False
         self._coming = 0
         self._taking = False
+        self._pulled = -_LINGER
         self._when_here: list[Callable[[], None]] = []
 
     def __repr__(self) -> str:
@@ -143,7 +148,7 @@ class Backlog:
 
         Their jobs are expected here until `arrived` or `not_coming`.
         """
-        if self.stored or self._taking or not (room := self.room):
+        if self.stored or self._taking or not (room := self.room or self._at_hand(jobs)):
             return 0
         size_bytes = 0
         count = 0
@@ -183,6 +188,7 @@ class Backlog:
         """Somebody else than the queue's workers would take so many more (or, negative, fewer)."""
         self.wanted += count
         if count > 0:
+            self._pulled = self._journal.now()
             self.fill()
         else:
             self.trim()
@@ -190,6 +196,8 @@ class Backlog:
     def fill(self) -> None:
         """Take from the journal what there is room for."""
         self.feeder.room()
+        if self._idle > 0:
+            self.trim()
         if self._taking:
             return
         # A job whose start is stored first comes only when a worker is free: calls may have it.
@@ -212,6 +220,33 @@ class Backlog:
             callbackArgs=(room, known, self.recalls),
             errbackArgs=(room,),
         )
+
+    @property
+    def _pulled_lately(self) -> bool:
+        """Whether somebody from outside has come for jobs a moment ago."""
+        return self._journal.now() - self._pulled < _LINGER
+
+    @property
+    def _idle(self) -> int:
+        """How many are here, or about to be, for nobody who waits; workers are as good as such."""
+        road = self.road
+        if road.staffed:
+            return 0
+        return road.jobs_waiting + self.feeder.hungry + self._coming - self.wanted
+
+    def _at_hand(self, jobs: Sequence[NewJob]) -> int:
+        """How many of these are kept here, though nobody waits, for those who will come again."""
+        road = self.road
+        if road.staffed or self.closed or road.draining or self.once or not self._pulled_lately:
+            return 0
+        size = sum([len(job.body) for job in jobs])
+        here = self._idle + len(jobs)
+        if here > _AT_HAND or road.bytes_waiting + size > _AT_HAND_BYTES:
+            # All goes to the store, and comes back in its order.
+            self.clear()
+            return 0
+        self._look_in(_LINGER)
+        return len(jobs)
 
     def when_here(self, call: Callable[[], None]) -> None:
         """Call once nothing is on its way here from the journal any more; perhaps now."""
@@ -284,9 +319,23 @@ class Backlog:
             self._journal.give_back(back).addErrback(self._bug)
 
     def trim(self) -> None:
-        """Keep nothing waiting here that nobody is there to take."""
-        if self.closed or not (self.wanted or self.road.staffed):
+        """Keep nothing waiting here that nobody is there to take, or is about to come for."""
+        road = self.road
+        if self.closed:
             self.clear()
+        elif road.staffed or (self.wanted and self._idle <= 0):
+            return
+        elif (
+            self.stored > 0
+            or self.once
+            or self._idle > _AT_HAND
+            or road.bytes_waiting > _AT_HAND_BYTES
+            or not self._pulled_lately
+        ):
+            # What is in the store may have its turn before what is here.
+            self.clear()
+        elif self._idle > 0:
+            self._look_in(_LINGER)
 
     def move(self, road: Road) -> None:
         """The queue has another Road; what runs on the old one ends there."""

@@ -104,10 +104,50 @@ class PullTests(JobsCase):
         self.assertEqual(len(got[0]), 1)
         pull.leave()
         self.assertIs(self.state(name), State.QUEUED)
-        self.assertEqual(len(self.gate.jobs.backlogs["q"].window), 0)
         command = self.successResultOf(self.gate.pull("q"))
         assert command is not None
         self.assertEqual((command.id, command.attempt), (name, 1))
+
+    def test_at_hand(self) -> None:
+        """What comes soon after a pull is kept for the next one, and not for long."""
+        self.push(body=b"a")
+        backlog = self.gate.jobs.backlogs["q"]
+        self.assertEqual(len(backlog.window), 0)
+        self.take(self.pulling()[1])
+        self.push(body=b"b")
+        self.assertEqual(len(backlog.window), 1)
+        self.turn(4)
+        self.assertIsNone(self.successResultOf(self.gate.pull("other")))
+        self.assertEqual(len(backlog.window), 1)
+        self.turn(2)
+        self.assertEqual((len(backlog.window), backlog.stored), (0, 1))
+        _, got = self.pulling()
+        self.assertEqual(self.bodies(got), [b"b"])
+        self.take(got)
+
+    def test_little_at_hand(self) -> None:
+        """So many, so many bytes, and never what would pass something in the store by."""
+        backlog = self.gate.jobs.backlogs["q"]
+        for size, most in ((1, 32), (10_000, 6)):
+            self.assertIsNone(self.successResultOf(self.gate.pull("q")))
+            here = []
+            for index in range(40):
+                self.push(body=b"%03d" % index + bytes(size), priority=index % 2)
+                here.append(len(backlog.window))
+            self.assertEqual(max(here), most)
+            self.assertEqual((here[-1], backlog.stored), (0, 40))
+            _, got = self.pulling(most=100)
+            found = [int(body[:3]) for body in self.bodies(got)]
+            self.assertEqual(found, [*range(0, 40, 2), *range(1, 40, 2)])
+            self.take(got)
+        self.push(body=b"later", priority=7)
+        self.push(body=b"soon", delay=1.0)
+        self.assertEqual((len(backlog.window), backlog.stored), (1, 0))
+        self.turn(1)
+        self.assertEqual((len(backlog.window), backlog.stored), (0, 2))
+        _, got = self.pulling(most=100)
+        self.assertEqual(self.bodies(got), [b"soon", b"later"])
+        self.take(got)
 
     def test_one_push_one_puller(self) -> None:
         """A push answers the one who has waited longest, and nobody else."""
