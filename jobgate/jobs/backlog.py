@@ -222,9 +222,9 @@ class Backlog:
         )
 
     @property
-    def _pulled_lately(self) -> bool:
-        """Whether somebody from outside has come for jobs a moment ago."""
-        return self._journal.now() - self._pulled < _LINGER
+    def _lingers(self) -> float:
+        """Seconds for which those who have pulled are still expected to come again."""
+        return self._pulled + _LINGER - self._journal.now()
 
     @property
     def _idle(self) -> int:
@@ -237,7 +237,7 @@ class Backlog:
     def _at_hand(self, jobs: Sequence[NewJob]) -> int:
         """How many of these are kept here, though nobody waits, for those who will come again."""
         road = self.road
-        if road.staffed or self.closed or road.draining or self.once or not self._pulled_lately:
+        if road.staffed or self.closed or road.draining or self.once or self._lingers <= 0:
             return 0
         size = sum([len(job.body) for job in jobs])
         here = self._idle + len(jobs)
@@ -245,7 +245,7 @@ class Backlog:
             # All goes to the store, and comes back in its order.
             self.clear()
             return 0
-        self._look_in(_LINGER)
+        self._look_in(self._lingers)
         return len(jobs)
 
     def when_here(self, call: Callable[[], None]) -> None:
@@ -330,12 +330,12 @@ class Backlog:
             or self.once
             or self._idle > _AT_HAND
             or road.bytes_waiting > _AT_HAND_BYTES
-            or not self._pulled_lately
+            or self._lingers <= 0
         ):
             # What is in the store may have its turn before what is here.
             self.clear()
         elif self._idle > 0:
-            self._look_in(_LINGER)
+            self._look_in(self._lingers)
 
     def move(self, road: Road) -> None:
         """The queue has another Road; what runs on the old one ends there."""
