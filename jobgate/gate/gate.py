@@ -19,9 +19,9 @@ from jobgate.config import WorkerConfig, is_queue_name
 from jobgate.errors import Forbidden, ShuttingDown, Unauthorized, UnknownQueue, UnknownWorker
 from jobgate.gate.audit import Audit
 from jobgate.gate.dispatcher import Dispatcher
-from jobgate.gate.ids import IdMaker
 from jobgate.gate.road import Road
 from jobgate.gate.tokens import Tokens
+from jobgate.ids import IdMaker
 from jobgate.jobs import callbacks
 from jobgate.jobs.callbacks import Callbacks
 from jobgate.jobs.graphs import Graphs

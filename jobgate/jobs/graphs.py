@@ -14,7 +14,7 @@ from twisted.internet.threads import deferToThreadPool
 
 from jobgate import errors
 from jobgate.config import is_queue_name
-from jobgate.gate.ids import IdMaker
+from jobgate.ids import IdMaker
 from jobgate.jobs import graph as rules
 from jobgate.jobs.inputs import as_input
 from jobgate.jobs.job import TERMINAL, NewJob

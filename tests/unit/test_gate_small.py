@@ -14,16 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from jobgate import ids as ids_module
 from jobgate.command import Reply
 from jobgate.errors import QueueFull, UnknownQueue, WorkerDied
 from jobgate.gate import audit as audit_module
-from jobgate.gate import ids as ids_module
 from jobgate.gate.admission import expected_wait, retry_after
 from jobgate.gate.audit import Audit
 from jobgate.gate.dispatcher import Dispatcher
-from jobgate.gate.ids import IdMaker
 from jobgate.gate.poison import Poison
 from jobgate.gate.stats import BOUNDS, QueueStats
+from jobgate.ids import IdMaker
 from tests.unit.fakes import command
 
 
