@@ -22,7 +22,15 @@ from jobgate.cli.exits import BROKEN_PIPE, DONE, FAILED, USAGE, CliError
 from jobgate.cli.meter import Meter
 from jobgate.cli.stream import Stream
 from jobgate.cli.turning import turn
-from jobgate.config import Bytes, GateConfig, GateSettings, QueueConfig, Seconds
+from jobgate.config import (
+    FULL,
+    Bytes,
+    GateConfig,
+    GateSettings,
+    Linger,
+    QueueConfig,
+    Seconds,
+)
 from jobgate.gate import Gate
 from jobgate.options import Options
 
@@ -36,7 +44,7 @@ __all__ = ["arguments", "run"]
 _WINDOW = 1000
 """Lines that may be under way at once, or done but not yet their turn to be written."""
 _NO_BOUND = Bytes(1 << 50)
-_OPTIONS = ("worker", "workers", "protocol", "timeout", "config", "queue")
+_OPTIONS = ("worker", "workers", "protocol", "batch-size", "timeout", "config", "queue")
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -45,6 +53,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--worker", "-w", metavar="COMMAND", help="split as a shell would")
     parser.add_argument("--workers", metavar="N", help=f"how many (one a core: {_cores()})")
     parser.add_argument("--protocol", help="frames or lines")
+    parser.add_argument("--batch-size", metavar="N", help="so many lines at a time, at most")
     parser.add_argument("--timeout", help='for one line: seconds, or "500ms", "2m"')
     parser.add_argument("--config", "-c", metavar="FILE", help="take the worker from here")
     parser.add_argument("--queue", "-q", metavar="NAME", help="the queue in that file")
@@ -103,8 +112,9 @@ def _queue(args: Namespace) -> QueueConfig:
     options = Options()
     given: list[str] = []
     for name in _OPTIONS:
-        if getattr(args, name) is not None:
-            given += [f"--{name}", getattr(args, name)]
+        value = getattr(args, name.replace("-", "_"))
+        if value is not None:
+            given += [f"--{name}", value]
     options.parseOptions(given)
     assert options.configuration is not None, "set by parseOptions"
     queues = options.configuration.queues
@@ -113,9 +123,14 @@ def _queue(args: Namespace) -> QueueConfig:
         raise CliError(f"found {len(queues)} queues, wanted --queue with one of them", USAGE)
     if not queues[name].command:
         raise CliError(f"found no command for the queue {name!r}, wanted one", USAGE)
+    batch = queues[name].batch
+    if batch.linger == FULL:
+        # What waits is as much as there may be, and at the end there is no more to come.
+        batch = replace(batch, linger=Linger(0))
     return replace(
         queues[name],
         name="run",
+        batch=batch,
         retry=args.retry or queues[name].retry,
         shards=1,
         size=_WINDOW,

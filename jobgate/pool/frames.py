@@ -7,7 +7,7 @@ Must not know what carries the frames.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -89,7 +89,7 @@ class _Progress(msgspec.Struct):
     note: str | None = None
 
 
-_read_hello = msgspec.json.Decoder(Hello).decode
+_read_object = msgspec.json.Decoder(dict[str, Any]).decode
 _read_said = msgspec.json.Decoder(_Said).decode
 _read_failed = msgspec.json.Decoder(_Failed).decode
 _read_progress = msgspec.json.Decoder(_Progress).decode
@@ -105,7 +105,9 @@ def read_hello(meta: bytes) -> Hello:
         WireError: It cannot be read, or speaks another protocol.
     """
     try:
-        hello = _read_hello(meta or b"{}")
+        said = _read_object(meta or b"{}").items()
+        # A null says no more than a member that is not there: some languages write all they have.
+        hello = msgspec.convert({name: what for name, what in said if what is not None}, Hello)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         message = f"HELLO with meta {meta[:200]!r}: {error}"
         raise WireError(message) from None

@@ -21,7 +21,7 @@ import pytest
 from background import background, result
 from command_line import JOBGATE, jobgate
 from example_gate import EXAMPLES, need
-from program import Program, alive, eventually, sdk
+from program import Program, alive, eventually, sdk, to_toml
 
 import jobgate as package
 from jobgate.cli import COMMANDS
@@ -293,6 +293,20 @@ def test_run_keeps_the_order(tmp_path: Path) -> None:
     lines = [steps(("sleep", 0.05 * (number % 3)), ("reply", str(number))) for number in range(20)]
     done = run("--worker", worker("actor"), "--workers", "4", stdin="\n".join(lines).encode())
     assert done == (0, b"".join(b"%d\n" % number for number in range(20)), b"")
+
+
+def test_run_in_batches(tmp_path: Path) -> None:
+    """As many lines at a time as were wanted; those that are over are not kept waiting."""
+    of_twos = ["--worker", worker("batcher"), "--workers", "1", "--batch-size", "2"]
+    status, replies, said = run(*of_twos, stdin=b"a\nb\nc\n")
+    found = [json.loads(line) for line in replies.splitlines()]
+    assert (status, said, [reply["body"] for reply in found]) == (0, b"", ["a", "b", "c"])
+    assert max(reply["together"] for reply in found) == 2
+    config = tmp_path / "jobgate.toml"
+    queue = {"command": sdk("batcher"), "workers": 1, "batch": {"size": 2, "linger": "full"}}
+    config.write_text(to_toml({"queues": {"q": queue}}))
+    status, replies, said = run("--config", str(config), stdin=b"a\nb\nc\n")
+    assert (status, said, replies.count(b"\n")) == (0, b"", 3)
 
 
 def test_run_with_odd_lines() -> None:

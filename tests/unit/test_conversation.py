@@ -134,6 +134,12 @@ class HelloTests(FramesCase):
         self.say(frames.HELLO)
         self.assertEqual(self.carrier.names, ["ready"])
 
+    def test_nulls(self) -> None:
+        """A null is as good as a member that is not there."""
+        nulls = dict.fromkeys(("name", "queue", "in_flight", "ordered", "token"))
+        self.say(frames.HELLO, 0, {"protocol": 1, **nulls})
+        self.assertEqual(self.carrier.names, ["ready"])
+
     def test_unknown_members(self) -> None:
         """What is not known in a meta is ignored, for workers of a later day."""
         self.say(frames.HELLO, 0, {"protocol": 1, "sdk": "x/2", "more": [1]})
