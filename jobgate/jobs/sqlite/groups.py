@@ -327,6 +327,7 @@ class Groups:
         if self._reopen:
             self._same_file()
             self._ledger.rows.clear()
+            self._ledger.lendings.clear()
             self._ledger.db.close()
             self._ledger.db = schema.attach(self._path)
             self._reopen = False

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jobgate.errors import Cancelled
 from jobgate.jobs.job import FOLLOWS, TERMINAL, Change, Ending, State, callback, document
 from jobgate.jobs.sqlite import lots
+from jobgate.jobs.sqlite.lendings import Lendings
 from jobgate.jobs.sqlite.rows import (
     CALL,
     EITHER,
@@ -143,6 +144,7 @@ class Ledger:
         now: The time of the group under way.
         changes: What the transaction under way has brought about.
         waiting: By queue, how many jobs wait.
+        lendings: The leases that are in RAM, with their rows.
         careful: Whether a put looks for what is there already, instead of failing.
     """
 
@@ -153,6 +155,7 @@ class Ledger:
         self.waiting: dict[str, int] = {}
         self.careful = False
         self.rows: dict[str, Row] = {}
+        self.lendings = Lendings(self)
         self._next = 1
         self._held: set[int] = set()
         self._touched: dict[int, Row] = {}
@@ -185,8 +188,10 @@ class Ledger:
                 self._held.add(seq)
                 continue
             self._held.discard(seq)
-            if row.state != State.RUNNING or row.lease:
+            if row.state != State.RUNNING or (row.lease and row.lease not in self.lendings):
                 self._let_go(row)
+        for row in self.lendings.tidy():
+            self._let_go(row)
         changes, self.changes = self.changes, []
         self._touched.clear()
         self._more.clear()
@@ -196,7 +201,7 @@ class Ledger:
         """Forget it all."""
         if self.db.in_transaction:
             self.db.execute("ROLLBACK")
-        for row in self._touched.values():
+        for row in chain(self._touched.values(), self.lendings.clear()):
             self._let_go(row)
         self.changes = []
         for pending in (
@@ -282,6 +287,9 @@ class Ledger:
         """Make several rows of a lot's, of which the others begin at these of its jobs."""
         self.flush()
         self._let_go(row)
+        if row.lease:
+            # It is to be looked up anew, with all its rows.
+            self._touched.update((each.seq, each) for each in self.lendings.forget(row.lease))
         parts = lots.split(self.db, row, starts)
         for part in parts:
             self._remember(part)
@@ -499,6 +507,8 @@ class Ledger:
         if state >= TERMINAL:
             self.end(row, state, ending.reply, ending.error)
             return
+        if row.lease:
+            self.lendings.freed(row.lease)
         row.due = row.lease = 0
         self.touch(row)
         if state is State.SCHEDULED:
@@ -515,6 +525,7 @@ class Ledger:
         """A job is over."""
         row.finished = self.now
         if row.due or row.lease:
+            self.lendings.freed(row.lease)
             row.due = row.lease = 0
             self._mark(row, _LEASE)
         text = None if error is None else encode(error).decode()
@@ -595,6 +606,7 @@ class Ledger:
         if self._tries:
             self._write_rows(_TRY, self._tries)
             self._tries.clear()
+        self.lendings.write(self._write_rows)
         if self._live:
             for graph, more in self._live.items():
                 db.execute(

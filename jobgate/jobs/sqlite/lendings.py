@@ -1,0 +1,180 @@
+"""
+Leases in RAM, with the rows that they cover, and their way to the table.
+
+A puller says soon what became of what it has, so its lease stays here for that: bounded, and
+the table has all of them. Must not know what a lease is for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from jobgate.jobs.job import State
+from jobgate.jobs.sqlite.rows import decode, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from jobgate.jobs.sqlite.ledger import Ledger
+    from jobgate.jobs.sqlite.rows import Row
+
+__all__ = ["Lending", "Lendings"]
+
+_KEPT: Final = 4096
+"""Leases at most, between two transactions."""
+_TABLE: Final = (
+    (
+        "INSERT INTO lease VALUES {} ON CONFLICT (seq) DO UPDATE SET until = excluded.until,"
+        " ended = excluded.ended, covered = excluded.covered"
+    ),
+    5,
+)
+
+
+class Lending(msgspec.Struct, gc=False):
+    """
+    A lease.
+
+    Attributes:
+        until: When it lapses or, once it has been ended, is forgotten; milliseconds.
+        ended: 1 once all that it covered was ended through it.
+        covered: `(id, attempt)` of that, as JSON.
+        rows: What it was given for, in order.
+    """
+
+    seq: int
+    id: str
+    until: int
+    ended: int
+    covered: str
+    rows: list[Row]
+
+    @property
+    def live(self) -> list[Row]:
+        """What it covers still."""
+        seq = self.seq
+        return [row for row in self.rows if row.lease == seq and row.state == State.RUNNING]
+
+    @property
+    def pairs(self) -> tuple[tuple[str, int], ...]:
+        """`(id, attempt)` of what it covers or, once it has been ended, covered then."""
+        if self.ended:
+            return decode(self.covered, type=tuple[tuple[str, int], ...])
+        return _pairs(self.live)
+
+    def end(self, until: int, rows: Sequence[Row]) -> None:
+        """All of these, which it covered, have been ended."""
+        self.ended, self.until = 1, until
+        self.covered = encode(_pairs(rows)).decode()
+
+
+class Lendings:
+    """
+    The leases of one ledger.
+
+    Args:
+        ledger: Whose rows they cover.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._by_id: dict[str, Lending] = {}
+        self._by_seq: dict[int, Lending] = {}
+        self._dirty: dict[int, Lending] = {}
+        self._freed: set[int] = set()
+        self._next = 0
+
+    def __contains__(self, seq: int) -> bool:
+        """Whether a lease is here, by its number."""
+        return seq in self._by_seq
+
+    def new(self, id_: str, until: int) -> Lending:
+        """One more lease."""
+        if not self._next:
+            db = self._ledger.db
+            ((self._next,),) = db.execute("SELECT ifnull(max(seq), 0) + 1 FROM lease")
+        lending = Lending(self._next, id_, until, 0, "[]", [])
+        self._next += 1
+        self._keep(lending)
+        self._dirty[lending.seq] = lending
+        return lending
+
+    def find(self, id_: str) -> Lending | None:
+        """A lease, whatever became of it."""
+        lending = self._by_id.get(id_)
+        if lending is not None:
+            return lending
+        ledger = self._ledger
+        ledger.flush()
+        found = ledger.db.execute(
+            "SELECT seq, id, until, ended, covered FROM lease WHERE id = ?", (id_,)
+        ).fetchone()
+        if found is None:
+            return None
+        lending = Lending(*found, [])
+        if not lending.ended:
+            lending.rows = ledger.load(
+                "WHERE job.lease = ? AND job.lease > 0 AND job.state = 3"
+                " ORDER BY job.turn, job.seq",
+                (lending.seq,),
+            )
+            self._keep(lending)
+        return lending
+
+    def changed(self, lending: Lending) -> None:
+        """The table does not know yet what became of it."""
+        self._dirty[lending.seq] = lending
+
+    def freed(self, seq: int) -> None:
+        """A lease covers a row less."""
+        self._freed.add(seq)
+
+    def forget(self, seq: int) -> list[Row]:
+        """Keep a lease no longer; its rows."""
+        lending = self._by_seq.pop(seq, None)
+        if lending is None:
+            return []
+        del self._by_id[lending.id]
+        return lending.rows
+
+    def write(self, write: Callable[[tuple[str, int], Sequence[tuple[object, ...]]], None]) -> None:
+        """Bring the table up to date."""
+        if self._dirty:
+            rows = [
+                (each.seq, each.id, each.until, each.ended, each.covered)
+                for each in self._dirty.values()
+            ]
+            write(_TABLE, rows)
+            self._dirty.clear()
+
+    def tidy(self) -> list[Row]:
+        """Let those go that cover nothing more, as far as the table knows, or are too many."""
+        if self._freed:
+            for seq in self._freed - self._dirty.keys():
+                lending = self._by_seq.get(seq)
+                if lending is not None and not lending.live:
+                    self.forget(seq)
+            self._freed &= self._dirty.keys()
+        rows: list[Row] = []
+        if len(self._by_seq) > _KEPT and not self._dirty:
+            for seq in list(self._by_seq)[: len(self._by_seq) - _KEPT]:
+                rows += self.forget(seq)
+        return rows
+
+    def clear(self) -> list[Row]:
+        """Forget them all; their rows."""
+        rows = [row for lending in self._by_seq.values() for row in lending.rows]
+        for each in (self._by_id, self._by_seq, self._dirty, self._freed):
+            each.clear()
+        self._next = 0
+        return rows
+
+    def _keep(self, lending: Lending) -> None:
+        self._by_id[lending.id] = lending
+        self._by_seq[lending.seq] = lending
+
+
+def _pairs(rows: Sequence[Row]) -> tuple[tuple[str, int], ...]:
+    return tuple([(id_, row.attempt) for row in rows for id_ in row.ids or (row.id,)])
