@@ -38,6 +38,8 @@ def put(
         QueueFull: A limit is reached.
         Unprocessable: A job needs another that there is not.
     """
+    if ledger.in_ram and not _is_plain(ledger, jobs):
+        ledger.need_tables()
     if key is not None:
         known = kept(ledger, key)
         if known is not None:
@@ -120,6 +122,16 @@ def remember(ledger: Ledger, key: Key, target: str) -> None:
     ledger.db.execute(
         "INSERT OR REPLACE INTO key VALUES (?, ?, ?, ?, ?, ?)",
         (key.scope, key.fingerprint, key.answer, target, keep, ledger.now + keep),
+    )
+
+
+def _is_plain(ledger: Ledger, jobs: Sequence[NewJob]) -> bool:
+    """Whether it is one new job that the tables will surely take."""
+    (job, *more) = jobs
+    return (
+        not (more or job.ids or job.needs or job.name)
+        and f"{job.content_type}{job.headers}{job.caller}{job.callback}".isascii()
+        and not ledger.seen(job.id)
     )
 
 

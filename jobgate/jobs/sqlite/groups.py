@@ -20,7 +20,7 @@ from jobgate.enums import plain
 from jobgate.errors import ConfigError, JobgateError, StoreUnavailable
 from jobgate.jobs.job import TERMINAL
 from jobgate.jobs.sqlite import entering, schema, upkeep
-from jobgate.jobs.sqlite.ledger import Ledger
+from jobgate.jobs.sqlite.ledger import Ledger, TablesNeeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -116,7 +116,7 @@ class Groups:
         self._wall = wall
         self._offset = wall() - clock()
         self._ledger = Ledger(schema.connect(schema.MEMORY))
-        self._made = path == schema.MEMORY
+        self._made = self._in_ram = path == schema.MEMORY
         self._lock = -1
         self._file: tuple[int, int] | None = None
         self._looked = 0.0
@@ -183,6 +183,54 @@ class Groups:
         reads = [operation for operation in group if operation.kind is Kind.READ]
         if reads:
             group = [operation for operation in group if operation.kind is not Kind.READ] + reads
+        if self._in_ram and not self.trouble:
+            return self._run_in_ram(group)
+        return self._run_in_tables(group)
+
+    def _run_in_ram(self, group: Sequence[Operation]) -> tuple[list[Change], list[Operation]]:
+        """
+        Where nothing outlives the process, the tables can wait for what RAM knows.
+
+        A step that needs them finds all in them, and is a transaction of its own.
+        """
+        ledger = self._ledger
+        ledger.now = int(self.now() * 1000)
+        changes: list[Change] = []
+        for index, operation in enumerate(group):
+            ledger.in_ram = True
+            try:
+                operation.outcome = operation.step(ledger, *operation.args)
+            except JobgateError:
+                # Steps refuse before they change anything.
+                operation.outcome = Failure()
+            except TablesNeeded:
+                ledger.in_ram = False
+                changes += self._write_out()
+                more, left = self._run_in_tables(group[index : index + 1])
+                changes += more
+                if left:
+                    return changes, [*left, *group[index + 1 :]]
+                continue
+            except Exception as error:  # noqa: BLE001 (it is the operation's outcome)
+                operation.outcome = Failure(error)
+            finally:
+                ledger.in_ram = False
+            changes += self._write_out() if ledger.owes else ledger.keep()
+            self.writes += operation.kind in (Kind.WRITE, Kind.LASTING)
+        return changes, []
+
+    def _write_out(self) -> list[Change]:
+        """Let the tables have what RAM alone knows; what has changed by that."""
+        ledger = self._ledger
+        try:
+            ledger.db.execute("BEGIN")
+            return ledger.commit()
+        except Exception as error:  # noqa: BLE001 (there is no memory left, or a bug)
+            self._log.failure("jobs in memory were lost")
+            self._note(error)
+            return []
+
+    def _run_in_tables(self, group: Sequence[Operation]) -> tuple[list[Change], list[Operation]]:
         if self.trouble and (
             self._clock() - self._failed < _PAUSE
             or all(operation.kind is Kind.HOLD for operation in group)

@@ -13,12 +13,15 @@ from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec.structs import astuple
+
 from jobgate.errors import Cancelled
 from jobgate.jobs.job import FOLLOWS, TERMINAL, Change, Ending, State, callback, document
 from jobgate.jobs.sqlite import lots
 from jobgate.jobs.sqlite.lendings import Lendings
 from jobgate.jobs.sqlite.rows import (
     CALL,
+    COLUMNS,
     EITHER,
     HELD,
     INPUTS,
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 
     from jobgate.jobs.job import NewJob, Reply
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "TablesNeeded"]
 
 _AGEING: Final = 10_000
 """Milliseconds in which a waiting job rises one level."""
@@ -47,6 +50,11 @@ _TABLE: Final = 1 << 7
 """Rows of one statement at most."""
 _ALIKE: Final = 4
 """Rows that have changed alike for which a statement of their own is worth it."""
+
+_OWED: Final = 128
+"""Rows that RAM alone may know, where it may be so, and others in proportion to their bodies:"""
+_WEIGHT: Final = 12
+"""so many bits of the length count as one."""
 
 _STATE: Final = 1
 _START: Final = 2
@@ -61,6 +69,10 @@ _CHANGED: Final = (
 )
 """By bit of `dirty`, the columns that the usual ways of a job change; `_ALL` is any of them."""
 
+_BORN: Final = (
+    f"INSERT INTO job ({', '.join(COLUMNS)}) VALUES {{}}",  # noqa: S608 (our own names)
+    len(COLUMNS),
+)
 _INSERT: Final = (
     "INSERT INTO job (seq, id, queue, state, turn, priority, attempts, created, due, alarm,"
     " expires, patience, keep, waits, flags, caller, callback, graph, size)"
@@ -87,6 +99,10 @@ _EDGE: Final = ("INSERT OR IGNORE INTO edge (parent, child, place) VALUES {}", 3
 
 _Ready = tuple[str, str, int, str, str]
 """A job that waits for a worker from now on: id, queue, attempt, graph, caller."""
+
+
+class TablesNeeded(Exception):
+    """A step cannot do without the tables."""
 
 
 class _Alike:
@@ -141,6 +157,8 @@ class Ledger:
         db: The only connection.
 
     Attributes:
+        in_ram: The step under way is to do without the tables, or to say so before it has
+            changed anything, by TablesNeeded.
         now: The time of the group under way.
         changes: What the transaction under way has brought about.
         waiting: By queue, how many jobs wait.
@@ -149,7 +167,8 @@ class Ledger:
     """
 
     def __init__(self, db: sqlite3.Connection) -> None:
-        self.db = db
+        self._db = db
+        self.in_ram = False
         self.now = 0
         self.changes: list[Change] = []
         self.waiting: dict[str, int] = {}
@@ -160,6 +179,9 @@ class Ledger:
         self._held: set[int] = set()
         self._touched: dict[int, Row] = {}
         self._dirty: list[Row] = []
+        self._unborn: dict[int, Row] = {}
+        self._unwritten: dict[int, Row] = {}
+        self._owed = 0
         self._fresh: dict[tuple[object, ...], _Alike] = {}
         self._new: set[str] = set()
         self._stems: set[str] = set()
@@ -175,12 +197,56 @@ class Ledger:
         self._live: dict[int, int] = {}
         self._more: dict[str, int] = {}
 
+    @property
+    def db(self) -> sqlite3.Connection:
+        """
+        The tables.
+
+        Raises:
+            TablesNeeded: The step under way was to do without.
+        """
+        self.need_tables()
+        return self._db
+
+    @db.setter
+    def db(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
     # --- the transaction
 
     def commit(self) -> list[Change]:
         """Write all that has changed and make it last; what has changed."""
         self.flush()
-        self.db.execute("COMMIT")
+        self._db.execute("COMMIT")
+        for row in self._unwritten.values():
+            if row.state != HELD and not self._stays(row):
+                self._let_go(row)
+        self._unwritten.clear()
+        self._owed = 0
+        changes = self._settled()
+        for row in self.lendings.tidy():
+            self._let_go(row)
+        return changes
+
+    def keep(self) -> list[Change]:
+        """Let all that has changed last in RAM alone, until the next `commit`; what has changed."""
+        return self._settled()
+
+    def need_tables(self) -> None:
+        """Raise TablesNeeded if the step under way was to do without."""
+        if self.in_ram:
+            raise TablesNeeded
+
+    @property
+    def owes(self) -> bool:
+        """Whether RAM alone knows so much that it should be written, or what must have effects."""
+        return bool(self._owed >= _OWED or self._ended or self._notices or self._live)
+
+    def _stays(self, row: Row) -> bool:
+        """Whether a row that is not held is kept in RAM."""
+        return row.state == State.RUNNING and (not row.lease or row.lease in self.lendings)
+
+    def _settled(self) -> list[Change]:
         for queue, more in self._more.items():
             self.waiting[queue] = self.waiting.get(queue, 0) + more
         for seq, row in self._touched.items():
@@ -188,10 +254,10 @@ class Ledger:
                 self._held.add(seq)
                 continue
             self._held.discard(seq)
-            if row.state != State.RUNNING or (row.lease and row.lease not in self.lendings):
+            if row.dirty:
+                self._unwritten[seq] = row
+            elif not self._stays(row):
                 self._let_go(row)
-        for row in self.lendings.tidy():
-            self._let_go(row)
         changes, self.changes = self.changes, []
         self._touched.clear()
         self._more.clear()
@@ -199,14 +265,16 @@ class Ledger:
 
     def rollback(self) -> None:
         """Forget it all."""
-        if self.db.in_transaction:
-            self.db.execute("ROLLBACK")
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
         for row in chain(self._touched.values(), self.lendings.clear()):
             self._let_go(row)
         self.changes = []
         for pending in (
             self._touched,
             self._dirty,
+            self._unborn,
+            self._unwritten,
             self._fresh,
             self._new,
             self._stems,
@@ -222,9 +290,16 @@ class Ledger:
             self._notices,
         ):
             pending.clear()
+        self._owed = 0
 
     def flush(self) -> None:
-        """Bring the tables up to date, and let go or cancel what needs those that have ended."""
+        """
+        Bring the tables up to date, and let go or cancel what needs those that have ended.
+
+        Raises:
+            TablesNeeded: The step under way was to do without.
+        """
+        self.need_tables()
         self._write()
         while self._ended or self._notices:
             if self._ended:
@@ -234,6 +309,14 @@ class Ledger:
             self._write()
 
     # --- reading
+
+    def seen(self, id_: str) -> bool:
+        """Whether there is such a job, or may be; asked of the tables without waiting for them."""
+        if id_ in self._new:
+            return True
+        if self._db.execute("SELECT 1 FROM job WHERE id = ?", (id_,)).fetchone():
+            return True
+        return self._any_lots is not False and lots.containing(self._db, id_) is not None
 
     def row(self, id_: str) -> Row | None:
         """A job by its id, alone."""
@@ -380,10 +463,12 @@ class Ledger:
         """
         seq = self._next
         ids, size = job.ids, len(job.ids) or 1
+        self._owed += 1 + (len(job.body) >> _WEIGHT)
         self._next = seq + size
         like = (
-            job.queue, job.priority, job.attempts, job.delay, job.expires, job.keep, job.caller,
-            job.callback, job.call, job.once, job.when, not job.needs, claim, graph, waits, size,
+            self.now, job.queue, job.priority, job.attempts, job.delay, job.expires, job.keep,
+            job.caller, job.callback, job.call, job.once, job.when, not job.needs, claim, graph,
+            waits, size,
         )  # fmt: skip
         alike = self._fresh.get(like)
         if alike is None:
@@ -408,7 +493,8 @@ class Ledger:
                 seq, job.id, job.queue, HELD, *fixed[2:4], 0, 0, *fixed[4:7], 0, 0, *fixed[7:13],
                 "", *fixed[13:16], 0, size, graph_id, job.name, list(ids),
             )  # fmt: skip
-            self._remember(Row(*values))
+            row = self._unborn[seq] = Row(*values)
+            self._remember(row)
         self._more[job.queue] = self._more.get(job.queue, 0) + size
         self.changes.append(
             Change(
@@ -424,6 +510,7 @@ class Ledger:
 
     def need(self, seqs: Sequence[int]) -> None:
         """New jobs are needed by others."""
+        self.need_tables()
         self._write()
         self.db.execute(
             "UPDATE job SET flags = flags | ? WHERE seq IN (SELECT value FROM json_each(?))",
@@ -537,6 +624,7 @@ class Ledger:
             status = (error or {}).get("slug", state.word)
         else:
             self._outcomes[seq] = (seq, reply.status, reply.content_type, reply.body, text)
+            self._owed += len(reply.body) >> _WEIGHT
             status = reply.status
         self.move(row, state, status)
         row.dirty |= _END
@@ -581,11 +669,13 @@ class Ledger:
     # --- inside
 
     def _write(self) -> None:
-        db = self.db
+        db = self._db
         if self._fresh:
             self._are_unknown()
+            self._bear()
             for alike in self._fresh.values():
-                db.execute(_INSERT, (encode(alike.numbers).decode(), *alike.fixed))
+                if alike.numbers:
+                    db.execute(_INSERT, (encode(alike.numbers).decode(), *alike.fixed))
             self._fresh.clear()
             if self._lots:
                 self._write_rows(_LOT, self._lots)
@@ -616,6 +706,19 @@ class Ledger:
                 )
             self._live.clear()
 
+    def _bear(self) -> None:
+        """New rows that have changed since go in as they are now."""
+        born = []
+        for row in self._dirty:
+            if row.seq in self._unborn:
+                for alike in self._fresh.values():
+                    alike.numbers.pop(row.id, None)
+                row.dirty = 0
+                values = astuple(row)
+                born.append((*values[:3], public(row.state), *values[4 : len(COLUMNS)]))
+        self._unborn.clear()
+        self._write_rows(_BORN, born)
+
     def _are_new(self, ids: Sequence[str]) -> None:
         before = len(self._new)
         self._new.update(ids)
@@ -628,23 +731,23 @@ class Ledger:
         if self._lots:
             self._any_lots = True
         elif self._any_lots is None:
-            self._any_lots = self.db.execute("SELECT 1 FROM lot LIMIT 1").fetchone() is not None
+            self._any_lots = self._db.execute("SELECT 1 FROM lot LIMIT 1").fetchone() is not None
         near = None
         if self._any_lots:
-            near = self.db.execute(
+            near = self._db.execute(
                 "SELECT 1 FROM lot WHERE stem IN (SELECT value FROM json_each(?)) LIMIT 1",
                 (encode(self._stems).decode(),),
             ).fetchone()
         for _, stem, _ in self._lots:
             near = (
                 near
-                or self.db.execute(
+                or self._db.execute(
                     "SELECT 1 FROM job WHERE id BETWEEN ?1 AND ?1 || 'z' LIMIT 1", (stem,)
                 ).fetchone()
             )
         self._stems.clear()
         ids, self._new = list(self._new), set()
-        if near and lots.known(self.db, ids):
+        if near and lots.known(self._db, ids):
             message = "a job is put again"
             raise ValueError(message)
 
@@ -677,7 +780,7 @@ class Ledger:
                 others += rows
                 continue
             seqs = rows[0].seq if len(rows) == 1 else encode([row.seq for row in rows]).decode()
-            self.db.execute(_update_of(change[0], alone=len(rows) == 1), (*change[1:], seqs))
+            self._db.execute(_update_of(change[0], alone=len(rows) == 1), (*change[1:], seqs))
         self._dirty.clear()
         if others:
             self._write_rows(
@@ -693,9 +796,10 @@ class Ledger:
             )  # fmt: skip
 
     def _mark(self, row: Row, bits: int) -> None:
+        self._touched[row.seq] = row
         if not row.dirty:
             self._dirty.append(row)
-            self._touched[row.seq] = row
+            self._owed += 1
         row.dirty |= bits
 
     def _write_rows(self, table: tuple[str, int], rows: Sequence[tuple[object, ...]]) -> None:
@@ -705,7 +809,7 @@ class Ledger:
             while size > left:
                 size >>= 1
             values: Iterable[object] = rows[at] if size == 1 else chain(*rows[at : at + size])
-            self.db.execute(_statement(*table, size), tuple(values))
+            self._db.execute(_statement(*table, size), tuple(values))
             at += size
             left -= size
 

@@ -109,11 +109,12 @@ class Lendings:
         ledger = self._ledger
         ledger.flush()
         found = ledger.db.execute(
-            "SELECT seq, id, until, ended, covered FROM lease WHERE id = ?", (id_,)
+            "SELECT seq, until, ended, covered FROM lease WHERE id = ?", (id_,)
         ).fetchone()
         if found is None:
             return None
-        lending = Lending(*found, [])
+        seq, until, ended, covered = found
+        lending = Lending(seq, id_, until, ended, covered, [])
         if not lending.ended:
             lending.rows = ledger.load(
                 "WHERE job.lease = ? AND job.lease > 0 AND job.state = 3"
@@ -150,15 +151,14 @@ class Lendings:
             self._dirty.clear()
 
     def tidy(self) -> list[Row]:
-        """Let those go that cover nothing more, as far as the table knows, or are too many."""
-        if self._freed:
-            for seq in self._freed - self._dirty.keys():
-                lending = self._by_seq.get(seq)
-                if lending is not None and not lending.live:
-                    self.forget(seq)
-            self._freed &= self._dirty.keys()
+        """The table knows all: let those go that cover nothing more, or are too many."""
+        for seq in self._freed:
+            lending = self._by_seq.get(seq)
+            if lending is not None and not lending.live:
+                self.forget(seq)
+        self._freed.clear()
         rows: list[Row] = []
-        if len(self._by_seq) > _KEPT and not self._dirty:
+        if len(self._by_seq) > _KEPT:
             for seq in list(self._by_seq)[: len(self._by_seq) - _KEPT]:
                 rows += self.forget(seq)
         return rows

@@ -16,6 +16,7 @@ from jobgate.jobs.sqlite.rows import CALL, HELD, INPUTS, ONCE, decode, encode, p
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from jobgate.jobs.job import Reply
     from jobgate.jobs.sqlite.ledger import Ledger
     from jobgate.jobs.sqlite.rows import Row
 
@@ -191,12 +192,23 @@ def finish(ledger: Ledger, id_: str, attempt: int, ending: Ending) -> bool:
 
 def conclude(ledger: Ledger, row: Row, ending: Ending) -> None:
     """The attempt under way has ended, of a job or of a lot."""
+    if (
+        ending.jobs
+        or ending.error is not None
+        or not (ending.reply is None or _is_plain(ending.reply))
+    ):
+        ledger.need_tables()
     if ending.jobs:
         grow(ledger, row, ending.jobs)
     row.spent += ending.spent
     if ending.error is not None:
         ledger.failed(row, ending.error, ending.output)
     ledger.settle(row, ending)
+
+
+def _is_plain(reply: Reply) -> bool:
+    """Whether the tables will surely take it."""
+    return reply.content_type.isascii()
 
 
 def finish_waiting(ledger: Ledger, id_: str, ending: Ending) -> bool:
