@@ -83,7 +83,7 @@ def serve(
         msg = f"serve() wants a function that takes a Command; found {handler!r}"  # type: ignore[unreachable]
         raise TypeError(msg)
     if connect:
-        from jobgate.outside import Outside
+        from jobgate.worker.outside import Outside
 
         token = token or os.environ.get("JOBGATE_TOKEN", "")
         name = name or _own_name()
@@ -144,7 +144,7 @@ def pull(
         # As in `serve`.
         msg = f"pull() wants a function that takes a Command; found {handler!r}"  # type: ignore[unreachable]
         raise TypeError(msg)
-    from jobgate.pulling import Puller
+    from jobgate.worker.pulling import Puller
 
     if token is None:
         token = os.environ.get("JOBGATE_TOKEN", "")

@@ -24,7 +24,6 @@ from jobgate.config import from_tables
 from jobgate.errors import ConfigError
 from jobgate.gate import Gate
 from jobgate.listening import Ports, endpoint, is_tls
-from jobgate.outside import Outside
 from jobgate.pool import reception
 from jobgate.pool.lifecycle import State
 from jobgate.pool.remote import RemoteWorker, keep_alive
@@ -32,6 +31,7 @@ from jobgate.testing import SpawningReactor, inline_journal
 from jobgate.wire import frames
 from jobgate.wire.frames import FrameDecoder, encode
 from jobgate.worker import _own_name, serve
+from jobgate.worker.outside import Outside
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred

@@ -1,6 +1,6 @@
 """
 Requests about jobs and leases, without HTTP: `jobgate.web.pulls`, `jobs`, `job_events`; and the
-worker that makes them, `jobgate.pulling`.
+worker that makes them, `jobgate.worker.pulling`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from unittest.mock import patch
 from twisted.internet.defer import fail
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobgate import errors, pulling
+from jobgate import errors
 from jobgate.web.access import Access
 from jobgate.web.exchange import Exchange, Head, Response
 from jobgate.web.jobs import JobRequests
@@ -21,6 +21,7 @@ from jobgate.web.problems import problem_document
 from jobgate.web.pulls import Pulls
 from jobgate.web.pushes import key_of
 from jobgate.wire import frames
+from jobgate.worker import line, pulling
 from tests.unit.jobs_case import JobsCase
 
 if TYPE_CHECKING:
@@ -197,8 +198,8 @@ class PullerTests(SynchronousTestCase):
             answer = answers.pop(0)
             puller._leaving = not answers
             if answer is None:
-                raise pulling._Lost("reset")
-            return pulling._Answer(answer, self.headers(), b"body")
+                raise line.Lost("reset")
+            return line.Answer(answer, self.headers(), b"body")
 
         puller._pause = cast("Any", _NoPause())
         with (

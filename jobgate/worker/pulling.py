@@ -6,34 +6,31 @@ A worker that pulls: what `jobgate.worker.pull` does.
     pull(handler, "http://gate:8080", "resize")
 
 It takes one command at a time under a lease, keeps the lease alive while the handler runs, and
-gives the reply and takes the next command in one exchange. What is done with a command,
-`jobgate.worker` knows. Like that module it runs in the worker and imports the standard library
-only; `pull` imports it when it is asked to.
+gives the reply and takes the next command in one exchange. What is done with a command, `answers`
+knows. It runs in the worker and imports the standard library only, when it is asked for.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 from _thread import allocate_lock, start_new_thread
 from collections.abc import Mapping
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from random import uniform
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from jobgate.worker.answers import run_one
 from jobgate.worker.commands import BYTES, Command, Fail, Input
 from jobgate.worker.commands import describe as _describe
 from jobgate.worker.frames import CHUNK, DECLINE, FAIL, REPLY
+from jobgate.worker.line import Answer, Line, Lost
 from jobgate.worker.quick_json import loads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from email.message import Message
 
 __all__ = ["Puller"]
 
@@ -41,170 +38,14 @@ _FIRST, _FACTOR, _MOST = 0.1, 2.0, 10.0
 """Seconds before a request is sent again, their growth, and the longest."""
 _JITTER = 0.5
 """The random share of that, so that a restarted gate does not see all its pullers at once."""
-_WITHIN = 10.0
-"""Seconds for a connection."""
-_ANSWER = 30.0
-"""Seconds for an answer, beyond those that the gate may wait."""
 _DECLINED = 1.0
 """Seconds for others to take what this worker has declined."""
-_PATIENCE = 60.0
-"""The most of a `Retry-After` that is believed."""
-
-
-class _Lost(Exception):
-    """No whole answer came."""
-
-
-class _Answer:
-    """What the gate said."""
-
-    def __init__(self, status: int, headers: Message, body: bytes) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
-
-    @property
-    def why(self) -> str:
-        """The problem in one line."""
-        try:
-            said = loads(self.body)
-            return f"{said['title']}: {said['detail']}"
-        except (ValueError, TypeError, KeyError):
-            return f"HTTP status {self.status}"
-
-    @property
-    def later(self) -> bool:
-        """Whether the same request may be answered otherwise in a while."""
-        return self.status in (408, 429) or self.status >= 500
-
-    @property
-    def after(self) -> float:
-        """Seconds after which the gate wants to be asked again; 0 if it does not say."""
-        text = self.headers.get("Retry-After") or ""
-        return min(float(text), _PATIENCE) if text.isdecimal() else 0.0
-
-
-class _Line:
-    """
-    One kept-alive connection, used by one thread at a time.
-
-    Args:
-        url: Where the gate is.
-        token: What allows it.
-        files: Certificate, key and authorities, for `https`.
-
-    Raises:
-        ValueError: The URL is none.
-    """
-
-    def __init__(self, url: str, token: str, files: tuple[str, str, str]) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-            msg = f'url: found {url!r}, wanted "http://HOST:PORT" or "https://HOST:PORT"'
-            raise ValueError(msg)
-        if parts.scheme == "https":
-            import ssl
-
-            certfile, keyfile, cafile = files
-            context = ssl.create_default_context(cafile=cafile or None)
-            if certfile:
-                context.load_cert_chain(certfile, keyfile or None)
-            self._connection: HTTPConnection = HTTPSConnection(
-                parts.hostname, parts.port, timeout=_WITHIN, context=context
-            )
-        else:
-            self._connection = HTTPConnection(parts.hostname, parts.port, timeout=_WITHIN)
-        self._prefix = parts.path.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._busy = allocate_lock()
-
-    def ask(
-        self,
-        method: str,
-        path: str,
-        body: Any = b"",  # noqa: ANN401 (bytes, or a buffer of bytes)
-        headers: Mapping[str, str] | None = None,
-        *,
-        wait: float = 0,
-        wanted: Callable[[], bool] = lambda: True,
-    ) -> _Answer | None:
-        """
-        Send one request and read all of its answer.
-
-        Args:
-            method: GET or POST.
-            path: Below the URL, with its query.
-            body: What is sent.
-            headers: What is said about it.
-            wait: Seconds for which the gate may keep the answer back.
-            wanted: Asked when it is this one's turn; None is returned if it is not any more.
-
-        Raises:
-            _Lost: There was no whole answer: whether it was carried out is not known.
-        """
-        connection = self._connection
-        with self._busy:
-            if not wanted():
-                return None
-            try:
-                # A gate closes what has been idle for long; that is known here before it matters.
-                if connection.sock is not None and _is_over(connection.sock):
-                    connection.close()
-                if connection.sock is None:
-                    connection.timeout = _WITHIN
-                    connection.connect()
-                sock: socket.socket = connection.sock
-                sock.settimeout(wait + _ANSWER)
-                connection.request(
-                    method, self._prefix + path, body, {**self._headers, **(headers or {})}
-                )
-                response = connection.getresponse()
-                return _Answer(response.status, response.headers, response.read())
-            except (OSError, HTTPException) as error:
-                connection.close()
-                why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-                raise _Lost(why) from None
-            except BaseException:
-                # Half an answer must not be taken for the next one.
-                connection.close()
-                raise
-
-    def end_waiting(self) -> None:
-        """
-        Tell the gate that a waiting request need not be answered any more.
-
-        What it has sent before it hears of that is still read.
-        """
-        sock = self._connection.sock
-        if sock is not None:
-            try:
-                socket.socket.shutdown(sock, socket.SHUT_WR)
-            except OSError:
-                return
-
-    def disown(self) -> None:
-        """In a forked child: the connection belongs to the parent alone."""
-        self._busy = allocate_lock()
-        self._connection.close()
-
-
-def _is_over(sock: socket.socket) -> bool:
-    """Whether the other side has closed it (or has said what nobody asked for)."""
-    sock.settimeout(0)
-    try:
-        # Not recv of a TLS socket: what comes unasked is an end there, too.
-        socket.socket.recv(sock, 1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 class _Inputs(Mapping[str, Input]):
     """The replies of the jobs that a job needed: each is fetched when it is asked for."""
 
-    def __init__(self, line: _Line, path: str) -> None:
+    def __init__(self, line: Line, path: str) -> None:
         self._line = line
         self._path = f"{path}/inputs"
         self._names: list[str] | None = None
@@ -230,10 +71,10 @@ class _Inputs(Mapping[str, Input]):
             self._names = list(loads(self._get(self._path).body)["inputs"])
         return self._names
 
-    def _get(self, path: str) -> _Answer:
+    def _get(self, path: str) -> Answer:
         try:
             answer = self._line.ask("GET", path)
-        except _Lost as lost:
+        except Lost as lost:
             title = "an input could not be fetched"
             raise Fail(title, str(lost)) from None
         if answer is None or answer.status != 200:
@@ -286,7 +127,7 @@ class _Pulled(Command):
 
     __slots__ = ("_inputs", "held", "lease", "path")
 
-    def __init__(self, desk: _Desk, line: _Line, queue: str, answer: _Answer) -> None:
+    def __init__(self, desk: _Desk, line: Line, queue: str, answer: Answer) -> None:
         self.held = monotonic()
         super().__init__(desk, 0, b"", answer.body, self.held)  # type: ignore[arg-type]
         said = answer.headers
@@ -361,7 +202,7 @@ class Puller:
         if not (lease > 0 and wait >= 0):
             msg = f"found lease={lease!r}, wait={wait!r}, wanted seconds above 0, and from 0"
             raise ValueError(msg)
-        self._line = _Line(url, token, files)
+        self._line = Line(url, token, files)
         self._url, self._queue = url, queue
         self._lease, self._wait = lease, wait
         self._terms = f"lease={_plain(lease)}&wait={_plain(wait)}"
@@ -403,7 +244,7 @@ class Puller:
         try:
             path = f"/pull/{quote(self._queue, safe='')}?{terms}"
             answer = self._ask(path, b"", self._key, waiting=True)
-        except _Lost as lost:
+        except Lost as lost:
             # What that request may have been given, the next one is given by the same key.
             if not self._leaving:
                 self._try_later(f"{lost}; trying again")
@@ -453,7 +294,7 @@ class Puller:
                 path += f"?next={quote(self._queue, safe='')}&{self._terms}"
             try:
                 answer = self._ask(path, body, headers, waiting=crossing)
-            except _Lost as lost:
+            except Lost as lost:
                 if not self._leaving:
                     self._try_later(f"{lost}; trying again")
                 elif repeated:
@@ -477,7 +318,7 @@ class Puller:
                 return None
         return None
 
-    def _ask(self, path: str, body: Any, headers: Any, *, waiting: bool) -> _Answer:  # noqa: ANN401
+    def _ask(self, path: str, body: Any, headers: Any, *, waiting: bool) -> Answer:  # noqa: ANN401
         """Send a request; SIGTERM ends it early if it only waits for a command."""
         self._asking = waiting
         try:
@@ -487,7 +328,7 @@ class Puller:
         assert answer is not None, "it is wanted"
         return answer
 
-    def _taken(self, answer: _Answer) -> _Pulled:
+    def _taken(self, answer: Answer) -> _Pulled:
         self._backing_off = _FIRST
         return _Pulled(_Desk(), self._line, self._queue, answer)
 
@@ -508,7 +349,7 @@ class Puller:
             answer = self._line.ask(
                 "POST", path, b"", command.lease, wanted=lambda: self._current is command
             )
-        except _Lost:
+        except Lost:
             return  # the next look at it is soon
         if answer is None:
             return
