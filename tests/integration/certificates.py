@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PEM = serialization.Encoding.PEM
+_SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 class Authority:
@@ -32,6 +43,10 @@ class Authority:
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         constraints = x509.BasicConstraints(ca=True, path_length=None)
         made = self._builder(self._name, self._key).add_extension(constraints, critical=True)
+        # RFC 5280, sections 4.2.1.1 to 4.2.1.3: Python looks for these from 3.13 on.
+        made = made.add_extension(_SIGNS, critical=True)
+        known_by = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
+        made = made.add_extension(known_by, critical=False)
         self.pem = made.sign(self._key, hashes.SHA256()).public_bytes(_PEM)
 
     def issue(self, name: str, folder: Path) -> None:
@@ -59,4 +74,8 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - day)
             .not_valid_after(now + day)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+                critical=False,
+            )
         )
