@@ -13,7 +13,8 @@ few milliseconds after its interpreter is up.
 The main thread reads commands, runs the handler and writes replies, strictly in the order given.
 A reply is in the pipe, to its last byte, before the next handler starts: that is what lets the
 gate say, when a worker dies, which command had begun and which had not. While one handler runs
-for long, a helper thread reads what follows, so that large bodies travel and a CANCEL is seen.
+for long, a helper thread reads what follows, so that large bodies travel, a CANCEL is seen and the
+next batch is parsed before its turn comes.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import _thread
 from select import PIPE_BUF
 
 from jobgate.worker.commands import BYTES, Command, Decline, Fail, Reply, describe, line
-from jobgate.worker.frames import CHUNK, DECLINE, FAIL, REPLY
+from jobgate.worker.frames import CHUNK, DECLINE, FAIL, REPLY, pack
 from jobgate.worker.quick_json import dumps
 
 TYPE_CHECKING = False  # as in `jobgate.worker`
@@ -31,6 +31,9 @@ _METAS = {
     kind: b'{"content_type":"%b"}' % kind.encode() for kind in (BYTES, _TEXT, JSON, JSON_LINES)
 }
 BYTES_META = _METAS[BYTES]
+_META = len(BYTES_META)
+_FRAMED = 12 + _META  # what a reply's length field counts besides its body, if that is bytes
+_SMALL = PIPE_BUF - 4 - _FRAMED  # bytes of a body whose frame needs no look at any limit
 
 
 def work(link: Link, handler: Callable[[Any], object]) -> None:
@@ -79,32 +82,36 @@ def _run_batch(
 ) -> None:
     """Run the handler and send what each of the commands is owed."""
     wanted = batch
-    frames: list[tuple[int, int, bytes, Any]] = []
-    if any([command._cancelled for command in batch]):  # noqa: C419, SLF001 - a list is quicker
+    frames: list[bytes | tuple[int, int, bytes, Any]] = []
+    if not link.plain:
         wanted = []
         for command in batch:
-            if command._cancelled:  # noqa: SLF001
+            if command._cancelled:  # noqa: SLF001 - family
                 frames.append(_word(link, command, Fail("cancelled")))
             else:
                 wanted.append(command)
     if wanted:
+        # What is done here for each is done while the next batch waits.
         frames += [
-            (REPLY, command._number, BYTES_META, value)  # noqa: SLF001
-            if type(value) is bytes
+            pack(_FRAMED + len(value), 1, REPLY, 0, command._number, _META)  # noqa: SLF001
+            + BYTES_META
+            + value
+            if type(value) is bytes and len(value) <= _SMALL
             else _word(link, command, value)
-            for command, value in zip(wanted, _values(handler, wanted), strict=True)
+            for command, value in zip(wanted, _values(link, handler, wanted), strict=True)
         ]
     link.send_all(frames)
 
 
 def _values(
-    handler: Callable[[list[Command]], object], commands: list[Command]
-) -> Iterable[object]:
+    link: Link, handler: Callable[[list[Command]], object], commands: list[Command]
+) -> Iterable[Any]:
     """Return what the handler says about each command; what it raises is said about all."""
     try:
-        for command in commands:
-            if b'"inputs"' in command._meta:  # noqa: SLF001 - family
-                command._parse()  # noqa: SLF001
+        if not link.plain:
+            for command in commands:
+                if b'"inputs"' in command._meta:  # noqa: SLF001 - family
+                    command._parse()  # noqa: SLF001
         # The handler may keep or change its list.
         values: Any = handler(list(commands))
         if isinstance(values, (str, bytes, dict)) or not hasattr(values, "__iter__"):

@@ -40,6 +40,7 @@ READ = 64 * 1024
 _GATHER = 256 * 1024  # bytes of a batch's replies that are written at once
 _READ_AHEAD = 64 * 1024 * 1024  # bytes of waiting bodies beyond which the helper stops reading
 _TICK = 0.02  # seconds that a handler runs before the helper reads in its place
+_LONG = 0.001  # seconds that a batch runs for the helper to read during the next one at once
 _QUIET = 50  # ticks without work after which the helper sleeps until there is some
 _GLANCE = 0.001  # seconds between two looks at the pipe, however often `cancelled` is asked
 
@@ -62,8 +63,12 @@ class Link:
         self.batch: list[Command] = []  # all that are run together with it, if they are
         self.inbox: list[Command] = []  # what waits, oldest first
         self.batching = batching  # whether the handler takes batches
+        self.plain = True  # none of `batch` has inputs or was cancelled before
+        self._odd = False  # something in the inbox has, or was
         self._taken = 0  # how many have left the inbox; counted for batches only
         self._batches: list[tuple[int, int]] = []  # how many came before a batch, and its size
+        self._began = 0.0  # when the last one began to run
+        self._long = False  # whether it took long
         self.draining = False  # leave once the inbox is empty
         self.ended = False  # nothing more can be read
         self.trouble = ""  # what the gate sent that is no frame
@@ -93,6 +98,7 @@ class Link:
 
     def take_batch(self) -> list[Command]:
         """Wait for all of the next batch; what came without one is a batch of its own."""
+        self._long = monotonic() - self._began > _LONG
         with self.reading:
             self.batch = []
             self.current = None
@@ -105,8 +111,10 @@ class Link:
                 self._batches.pop(0)
             batch, self.inbox = self.inbox[:size], self.inbox[size:]
             self._taken += size
+            self.plain, self._odd = not self._odd, self._odd and bool(self.inbox)
             self.batch = batch
             self.current = batch[0]
+        self._began = monotonic()
         return batch
 
     def _next_size(self) -> int:
@@ -130,7 +138,9 @@ class Link:
         Read in place of the main thread while that is busy with one handler: the helper thread.
 
         While handlers are quick it only looks up at every tick, and the main thread does nothing
-        for it. Without work it sleeps on the `reading` lock, which the main thread then holds.
+        for it. While batches are not, it reads the next one as soon as that is there: parsing so
+        many commands between the two would be felt. Without work it sleeps on the `reading` lock,
+        which the main thread then holds.
         """
         quiet = 0
         ready = poll()
@@ -142,12 +152,16 @@ class Link:
             if quiet > _QUIET:
                 with self.reading:
                     quiet = 0
-            while before and self.current is before and not self.ended:
+            while before and self._at_work(before) and not self.ended:
                 ready.poll(1000)
                 with self.reading:
-                    took = self.current is before and self._read_if_any()
+                    took = self._at_work(before) and self._read_if_any()
                 if not took:
                     sleep(_TICK)
+
+    def _at_work(self, before: Command) -> bool:
+        """Whether a handler is busy with the same command still, or with long batches."""
+        return self.current is before or (self._long and self.current is not None)
 
     def _read_if_any(self) -> bool:
         """Read once if that does not wait, and there is room. The caller holds `reading`."""
@@ -200,8 +214,10 @@ class Link:
                     return
                 break
             if kind == COMMAND:
-                command = Command(self, number, data[at + 16 : middle], data[middle:stop], now)
-                self.inbox.append(command)
+                told = data[at + 16 : middle]
+                self.inbox.append(Command(self, number, told, data[middle:stop], now))
+                if self.batching and b'"inputs"' in told:
+                    self._odd = True
             else:
                 self._control(kind, number, data[at + 16 : middle])
             at = stop
@@ -233,6 +249,7 @@ class Link:
         if cut:
             meta, body = body[:cut], body[cut:]
         if kind == COMMAND:
+            self._odd = self._odd or b'"inputs"' in meta
             self.inbox.append(Command(self, number, meta, body, monotonic()))
         else:
             self._control(kind, number, meta)
@@ -243,6 +260,7 @@ class Link:
             for command in (self.current, *self.batch, *self.inbox):
                 if command and command._number == number:  # noqa: SLF001 - family
                     command._cancelled = True  # noqa: SLF001
+                    self._odd = True
         elif kind == PING:
             self.tell(PONG, number)
         elif kind == DRAIN:
@@ -283,16 +301,26 @@ class Link:
         except ConnectionError:
             raise SystemExit(0) from None
 
-    def send_all(self, frames: list[tuple[int, int, bytes, Any]]) -> None:
+    def send_all(self, frames: list[bytes | tuple[int, int, bytes, Any]]) -> None:
         """
-        Write many frames, as `send` takes them, with few writes. All are in the pipe at the end.
+        Write many frames with few writes; they are as `send` takes them, or small and packed.
+
+        All are in the pipe at the end.
 
         Raises:
             SystemExit: The gate is gone.
         """
         gathered: list[bytes] = []
         size = 0
-        for kind, number, meta, body in frames:
+        for frame in frames:
+            if isinstance(frame, bytes):
+                if size > _GATHER:
+                    self._write(b"".join(gathered))
+                    gathered, size = [], 0
+                gathered.append(frame)
+                size += len(frame)
+                continue
+            kind, number, meta, body = frame
             length = 12 + len(meta) + len(body)
             if size + length > _GATHER or length > self._limit:
                 self._write(b"".join(gathered))

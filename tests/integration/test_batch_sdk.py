@@ -161,6 +161,40 @@ def test_large_replies() -> None:
         assert child.end() == 0
 
 
+def test_many_small_replies() -> None:
+    """More of them than are written at once are whole as well."""
+    with Child(ECHO) as child:
+        bodies = [b"%d" % n * 900 for n in range(300)]
+        child.write(batch(*bodies))
+        for number, body in enumerate(bodies, 1):
+            assert child.read() == (REPLY, number, OCTETS, b"300:" + body)
+        assert child.end() == 0
+
+
+def test_inputs() -> None:
+    """They are parted from the body, also in a batch that came while another ran."""
+    source = """
+    import time
+    from jobgate.worker import serve
+
+    def handler(commands):
+        if commands[0].body == b"wait":
+            while len(commands[0]._link.inbox) < 3:
+                time.sleep(0.001)
+        return [c.body + b"|" + b"".join(i.body for i in c.inputs.values()) for c in commands]
+
+    serve(handler, batch=True)
+    """
+    inputs = {"inputs": [{"name": "i", "content_type": "text/plain", "length": 3}]}
+    with Child(source) as child:
+        child.write(batch(b"wait"))
+        child.write(pack(BATCH, 0, {"count": 2}) + pack(COMMAND, 2, inputs, b"bodyin1"))
+        child.write(pack(COMMAND, 3, None, b"plain") + batch(b"last", start=4))
+        bodies = [child.read().body for _ in range(4)]
+        assert bodies == [b"wait|", b"body|in1", b"plain|", b"last|"]
+        assert child.end() == 0
+
+
 def test_progress_and_cancel() -> None:
     """A member has a say while its batch runs, and sees that its caller has left."""
     source = """
