@@ -17,7 +17,6 @@ from jobgate import errors
 from jobgate.command import DONE, RUNNING
 from jobgate.command import Reply as CallReply
 from jobgate.jobs.job import Ending, Reply, State
-from jobgate.jobs.waiting import shielded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Lapse", "Leases"]
 
+_DONE: Final = Ending(State.SUCCEEDED)
 _REMEMBERED: Final = 10_000
 """Calls of which it is remembered that a puller had them: a late reply is told so."""
 
@@ -108,8 +108,7 @@ class Leases:
             terms: The lease.
 
         Returns:
-            Fires when it is stored, or fails with StoreUnavailable, and nothing is. It may be
-            cancelled: what has begun is finished all the same.
+            Fires when it is stored, or fails with StoreUnavailable, and nothing is.
         """
         jobs = [command for command in commands if command.job]
 
@@ -128,7 +127,7 @@ class Leases:
         if not jobs:
             lent(None)
             return succeed(None)
-        return shielded(self._jobs.journal.lease(_starts(jobs), terms).addCallback(lent))
+        return self._jobs.journal.lease(_starts(jobs), terms).addCallback(lent)
 
     def hand_over(self, road: Road, commands: Sequence[Command]) -> None:
         """Commands that their puller has now, for good: jobs have ended so, calls await a reply."""
@@ -215,12 +214,12 @@ class Leases:
                 raise self._stale("it is not under that lease (any more)", name)
         return await self.extend(lease, seconds)
 
-    async def finish(self, lease: str, error: errors.CommandFailed | None) -> None:
+    def finish(self, lease: str, error: errors.CommandFailed | None) -> Deferred[None]:
         """
         All that is under a lease has been done, or has failed.
 
-        Raises:
-            StaleAttempt: The lease had run out.
+        Returns:
+            Fails with StaleAttempt if the lease had run out.
         """
         mine = self._under(lease)
         for lent in mine:
@@ -233,18 +232,23 @@ class Leases:
                 lent.road.succeeded(lent.command, done, now)
             else:
                 lent.road.failed(lent.command, error, now)
-        journal = self._jobs.journal
+
+        def finished(done_all: bool) -> None:  # noqa: FBT001 (what the journal says)
+            if not done_all and not mine:
+                raise self._stale("that lease is over")
+
         if error is None:
-            done_all = await journal.finish_lease(lease, Ending(State.SUCCEEDED))
+            done_all = self._jobs.journal.finish_lease(lease, _DONE)
         else:
-            done_all = await self._fail_all(lease, error)
-        if not done_all and not mine:
-            raise self._stale("that lease is over")
+            done_all = Deferred.fromCoroutine(self._fail_all(lease, error))
+        return done_all.addCallback(finished)
 
     # --- inside
 
     def _under(self, lease: str) -> list[_Lent]:
         """The calls under a lease."""
+        if not self._calls:
+            return []
         return [lent for lent in self._calls.values() if lease and lent.lease == lease]
 
     def _stale(self, why: str, name: str | None = None) -> errors.StaleAttempt:

@@ -205,11 +205,14 @@ class Pull:
         self.end()
 
     def _end(self) -> None:
+        done = self._done
         self._stop()
-        self._done(self.commands)
+        done(self.commands)
 
     def _stop(self) -> None:
         self._ended = True
+        # Who is told often knows this: a circle would be left to the collector.
+        self._done = _nobody
         self._backlog.pulls.discard(self)
         for shard in self._road.shards:
             shard.leave(self._get)
@@ -217,3 +220,7 @@ class Pull:
             self._timer.cancel()
         self._timer = None
         self._backlog.want(len(self.commands) - self._most)
+
+
+def _nobody(commands: list[Command]) -> None:
+    """It has been told, or has left."""

@@ -8,11 +8,13 @@ how an answer is sent.
 Parsing is llhttp's (`httptools`), in its strict mode: what smuggling lives on (both
 lengths, doubled lengths, odd line ends, folded headers) is an error (RFC 9112, 6.3).
 Callers repeat their heads byte for byte, so a head that has been parsed and found good
-is remembered, and the same bytes are not parsed again.
+is remembered, and the same bytes are not parsed again; nor are the same fields behind
+another first line, if that is a plain one.
 """
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -37,6 +39,10 @@ _CHUNK_OVERHEAD = 8
 """Bytes on the wire for a byte of body, in the smallest chunks, and some to spare."""
 _MAX_HEADS, _MAX_HEAD = 1024, 2048
 """How many heads are remembered, and how many bytes one may have for that."""
+_ONE_TIME = (b"/jobs/", b"/leases/")
+"""How targets begin that name something which does not come again and again."""
+_PLAIN = re.compile(rb"(GET|POST) (/[A-Za-z0-9._/?=&-]{0,1000}) HTTP/1\.1\Z")
+"""A first line that cannot mean anything else."""
 LARGE_BODY = 64 * 1024
 """Bytes of body from which a connection is read in larger pieces."""
 _LARGE_READ = 256 * 1024
@@ -82,7 +88,7 @@ class Arrivals:
         Only to be asked between two requests.
         """
         end = data.find(b"\r\n\r\n") + 4
-        head = self._server.heads.get(data[:end])
+        head = self._server.heads.get(data[:end]) or self._like(data, end)
         if head is None or head.length != len(data) - end:
             self.feed(data, end)
             return None
@@ -221,6 +227,24 @@ class Arrivals:
         elif head_end and len(self.ready) == before + 1:
             self._remember(data, head_end)
 
+    def _like(self, data: bytes, end: int) -> Head | None:
+        """A head that differs from one that has come before in its plain first line alone."""
+        line = data.find(b"\r\n")
+        known = self._server.fields.get(data[line:end])
+        first = known and _PLAIN.match(data, 0, line)
+        if not known or not first:
+            return None
+        head = Head(first[1], first[2], known.headers, keep_alive=known.keep_alive)
+        if not first[2].startswith(_ONE_TIME):
+            self._keep(self._server.heads, data[:end], head)
+        return head
+
+    @staticmethod
+    def _keep(heads: dict[bytes, Head], data: bytes, head: Head) -> None:
+        if len(heads) >= _MAX_HEADS:
+            heads.clear()
+        heads[data] = head
+
     def _without_upgrade(self, method: bytes) -> bytes:
         """The head of the present request as it would be without the offer to upgrade."""
         lines = [b"%s %s HTTP/1.1" % (method, self._target)]
@@ -247,9 +271,10 @@ class Arrivals:
             and b"expect" not in head.headers
             and b"transfer-encoding" not in head.headers
         ):
-            if len(self._server.heads) >= _MAX_HEADS:
-                self._server.heads.clear()
-            self._server.heads[data[:head_end]] = head
+            if not head.target.startswith(_ONE_TIME):
+                self._keep(self._server.heads, data[:head_end], head)
+            if not head.http10:
+                self._keep(self._server.fields, data[data.find(b"\r\n") : head_end], head)
 
     def _expect_more(self, count: int) -> None:
         """A request is not all here after `count` more bytes: its time runs, its room ends."""

@@ -114,7 +114,9 @@ class HTTPHandler:
     @_route
     def pull(self, exchange: Exchange, queue: str) -> _Answer:
         """The next command of a queue, once there is one: `?wait=&lease=&max=&min=&each=line`."""
-        return self._pulls.pull(exchange, queue)
+        answer: Deferred[Response] = Deferred()
+        self._pulls.pull(exchange, queue, answer.callback)
+        return answer
 
     @app.route("/jobs/<name>/reply", methods=["POST"])
     @_route
@@ -144,7 +146,9 @@ class HTTPHandler:
     @_route
     def finish_lease(self, exchange: Exchange, lease: str) -> _Answer:
         """All commands under a lease have been done; saying so again is harmless."""
-        return run(self._pulls.finish_lease(exchange, lease))
+        answer: Deferred[Response] = Deferred()
+        self._pulls.finish_lease(exchange, lease, answer.callback)
+        return answer
 
     @app.route("/leases/<lease>/fail", methods=["POST"])
     @_route

@@ -7,13 +7,23 @@ from __future__ import annotations
 from math import ceil
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+
 from jobgate import errors
 from jobgate.web.exchange import Response, json_response
 
 if TYPE_CHECKING:
-    from jobgate.errors import JobgateError
+    from collections.abc import Callable
 
-__all__ = ["PROBLEMS", "Problem", "page", "problem", "problem_document"]
+    from twisted.python.failure import Failure
+
+    from jobgate.errors import JobgateError
+    from jobgate.web.exchange import Exchange
+
+__all__ = ["PROBLEMS", "Problem", "failed", "page", "problem", "problem_document"]
+
+_log = Logger()
 
 
 class Problem(NamedTuple):
@@ -103,6 +113,24 @@ def problem(error: JobgateError, command_id: str = "", full_status: int = 503) -
     response = json_response(document, status, "application/problem+json", fields)
     response.close = isinstance(error, errors.ShuttingDown)
     return response
+
+
+def failed(exchange: Exchange, answer: Callable[[Response], None], failure: Failure) -> None:
+    """
+    Answer with what went wrong; what is no JobgateError is a bug, and logged.
+
+    Args:
+        exchange: The request.
+        answer: Takes the response.
+        failure: Why there is no other; if it was cancelled, nobody is there to take one.
+    """
+    error = failure.value
+    if isinstance(error, CancelledError):
+        return
+    if not isinstance(error, errors.JobgateError):
+        _log.failure("{exchange!r} failed", failure=failure, exchange=exchange)
+        error = errors.InternalError("the gate's log has the details")
+    answer(problem(error))
 
 
 def problem_document(

@@ -7,10 +7,12 @@ connection; a puller that has hung up before leaves it there. Must not know stor
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
 
 from jobgate import errors
 from jobgate.jobs.job import Reply
@@ -19,12 +21,11 @@ from jobgate.jobs.pull import Pull
 from jobgate.web import fields as read
 from jobgate.web.exchange import Response, json_response
 from jobgate.web.job_views import moment
+from jobgate.web.problems import failed, problem
 from jobgate.web.pushes import key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from twisted.python.failure import Failure
+    from collections.abc import Callable, Mapping
 
     from jobgate.command import Command
     from jobgate.gate import Gate
@@ -44,6 +45,8 @@ _MOST = 1000
 """Commands in one answer: their ids must fit one header."""
 _LONGEST_LEASE = 7 * 86400.0
 _MOST_WAIT = 3600.0
+_REMEMBERED, _SHORT = 1024, 256
+"""Targets whose terms are remembered, and the bytes that one may have for that."""
 
 
 class Lease(msgspec.Struct):
@@ -111,14 +114,41 @@ class Pulls:
     def __init__(self, gate: Gate, access: Access) -> None:
         self._gate = gate
         self._access = access
+        self._read: dict[bytes, _Terms] = {}
 
-    def pull(self, exchange: Exchange, queue: str) -> Deferred[Response]:
-        """Commands of a queue, once there are any."""
-        if exchange.head.method == b"HEAD":
-            raise errors.MethodNotAllowed("GET, POST")
-        self._access.need(exchange, f"pull:{queue}")
-        terms = self._terms(read.query(exchange.head.target, PULL_QUERY))
-        return self._pull(exchange, queue, terms)
+    def pull(self, exchange: Exchange, queue: str, answer: Callable[[Response], None]) -> None:
+        """
+        Commands of a queue, once there are any.
+
+        Args:
+            exchange: The request.
+            queue: The queue's name.
+            answer: Takes the response, now or later.
+        """
+        not_done = partial(failed, exchange, answer)
+        try:
+            if exchange.head.method == b"HEAD":
+                raise errors.MethodNotAllowed("GET, POST")
+            if exchange.token is not None:
+                self._access.need(exchange, f"pull:{queue}")
+            target = exchange.head.target
+            terms = self._read.get(target) or self._remember(target)
+            road = self._gate.queue(queue)
+            key = key_of(exchange)
+            if key is None or not terms.lease:
+                self._take(exchange, road, terms, key, answer, not_done)
+                return
+        except errors.JobgateError as error:
+            answer(problem(error))
+            return
+
+        def known(again: Response | None) -> None:
+            if again is None:
+                self._take(exchange, road, terms, key, answer, not_done)
+            else:
+                answer(again)
+
+        self._known(key, terms).addCallback(known).addErrback(not_done)
 
     async def reply(self, exchange: Exchange, name: str) -> Response:
         """A command's result; with `?next=` the answer carries the next command."""
@@ -142,8 +172,10 @@ class Pulls:
         await self._gate.leases.reply(name, _lease_of(exchange), reply)
         if road is None:
             return json_response(Said(id=name, state="succeeded"))
+        following_one: Deferred[Response] = Deferred()
+        self._take(exchange, road, terms, key, following_one.callback, following_one.errback)
         try:
-            return await self._take(exchange, road, terms, key)
+            return await following_one
         except errors.StoreUnavailable:
             # The reply has been taken, and an error would have it given again: there is nothing
             # to be had now, and why, the next pull hears.
@@ -169,11 +201,21 @@ class Pulls:
         lease = _lease_of(exchange)
         return self._extended(lease, await self._gate.leases.extend_one(name, lease, seconds))
 
-    async def finish_lease(self, exchange: Exchange, lease: str) -> Response:
-        """All commands under a lease have been done."""
-        self._need_any(exchange)
-        await self._gate.leases.finish(lease, None)
-        return json_response(Said(id=lease, state="succeeded"))
+    def finish_lease(
+        self, exchange: Exchange, lease: str, answer: Callable[[Response], None]
+    ) -> None:
+        """All commands under a lease have been done; arguments as for `pull`."""
+        try:
+            self._need_any(exchange)
+        except errors.JobgateError as error:
+            answer(problem(error))
+            return
+
+        def finished(_: None) -> None:
+            answer(json_response(Said(id=lease, state="succeeded")))
+
+        done = self._gate.leases.finish(lease, None)
+        done.addCallbacks(finished, partial(failed, exchange, answer))
 
     async def fail_lease(self, exchange: Exchange, lease: str) -> Response:
         """None of the commands under a lease could be done."""
@@ -188,18 +230,6 @@ class Pulls:
 
     # --- inside
 
-    def _pull(self, exchange: Exchange, queue: str, terms: _Terms) -> Deferred[Response]:
-        road = self._gate.queue(queue)
-        key = key_of(exchange)
-        if key is None or not terms.lease:
-            return self._take(exchange, road, terms, key)
-
-        def known(again: Response | None) -> Response | Deferred[Response]:
-            return self._take(exchange, road, terms, key) if again is None else again
-
-        answer: Deferred[Response] = self._known(key, terms).addCallback(known)
-        return answer
-
     def _known(self, key: Key | None, terms: _Terms) -> Deferred[Response | None]:
         """What the same request was answered before, while that lease lives; else None."""
         if key is None or not terms.lease:
@@ -213,24 +243,33 @@ class Pulls:
         return answer
 
     def _take(
-        self, exchange: Exchange, road: Road, terms: _Terms, key: Key | None
-    ) -> Deferred[Response]:
-        got: Deferred[list[Command]] = Deferred()
+        self,
+        exchange: Exchange,
+        road: Road,
+        terms: _Terms,
+        key: Key | None,
+        answer: Callable[[Response], None],
+        not_done: Callable[[Failure], None],
+    ) -> None:
+        """Pull, and answer or fail with what comes of it."""
+
+        def done(commands: list[Command]) -> None:
+            try:
+                self._hand_over(commands, exchange, road, terms, key, pull, answer, not_done)
+            except Exception:  # noqa: BLE001 (whatever it is, the puller must get an answer)
+                not_done(Failure())
+
         pull = Pull(
             self._gate.jobs.backlogs[road.config.name],
             self._gate.reactor,
             most=terms.most,
             least=terms.least,
             lines=terms.lines,
-            done=got.callback,
+            done=done,
             over=self._gate.leases.over,
         )
         exchange.on_lost = pull.leave
         pull.start(terms.wait)
-        answer: Deferred[Response] = got.addCallback(
-            self._hand_over, exchange, road, terms, key, pull
-        )
-        return answer
 
     def _hand_over(
         self,
@@ -240,7 +279,9 @@ class Pulls:
         terms: _Terms,
         key: Key | None,
         pull: Pull,
-    ) -> Response | Deferred[Response]:
+        answer: Callable[[Response], None],
+        not_done: Callable[[Failure], None],
+    ) -> None:
         """Give the puller what it got, or, if it is gone, give it back."""
         leases = self._gate.leases
         if not commands:
@@ -248,15 +289,18 @@ class Pulls:
             if trouble:  # there may be jobs that nobody can take
                 message = f"the store cannot be used: {trouble}"
                 raise errors.StoreUnavailable(message, retry_after=1)
-            return Response(204, "", fields="Cache-Control: no-store\r\n")
+            answer(Response(204, "", fields="Cache-Control: no-store\r\n"))
+            return
         if not exchange.connection.alive():
             pull.leave()
-            return Response(204, "")
+            answer(Response(204, ""))
+            return
         response = _carrying(commands, lines=terms.lines)
         if not terms.lease:
             exchange.on_lost = pull.leave
             response.on_sent = lambda: leases.hand_over(road, commands)
-            return response
+            answer(response)
+            return
         lease = LeaseTerms(
             self._gate.new_id(),
             terms.lease,
@@ -267,17 +311,29 @@ class Pulls:
         # What is being stored is not taken back by a puller that leaves now: its lease lapses.
         exchange.on_lost = None
 
-        def not_lent(failure: Failure) -> Failure:
+        def lent(_: None) -> None:
+            answer(response)
+
+        def not_lent(failure: Failure) -> None:
             if failure.check(errors.StoreUnavailable):
                 pull.leave()
-            return failure
+            not_done(failure)
 
-        return leases.lend(road, commands, lease).addCallbacks(lambda _: response, not_lent)
+        leases.lend(road, commands, lease).addCallbacks(lent, not_lent)
 
     def _leased_again(self, leased: Leased, jobs: list[Taken], terms: _Terms) -> Response:
         response = _carrying(jobs, lines=terms.lines)
         response.fields += f"Jobgate-Lease: {leased.id}\r\nIdempotency-Replayed: true\r\n"
         return response
+
+    def _remember(self, target: bytes) -> _Terms:
+        """What a target asks for: pullers repeat themselves."""
+        terms = self._terms(read.query(target, PULL_QUERY))
+        if len(self._read) >= _REMEMBERED:
+            self._read.clear()
+        if len(target) <= _SHORT:
+            self._read[target] = terms
+        return terms
 
     def _terms(self, asked: Mapping[str, str]) -> _Terms:
         wait = asked.get("wait")

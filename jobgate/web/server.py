@@ -62,6 +62,7 @@ class HTTPServer(Factory):
         stamp: The date.
         closing: Connections end with their present answer.
         heads: Heads that have been parsed and found well-formed, by their bytes.
+        fields: The same by the bytes behind the first line, of any that had them.
     """
 
     noisy = False
@@ -74,6 +75,7 @@ class HTTPServer(Factory):
         self.stamp = Stamp()
         self.closing = False
         self.heads: dict[bytes, Head] = {}
+        self.fields: dict[bytes, Head] = {}
         self._connections: set[FrontDoor] = set()
         self._ports = Ports(gate.reactor, self)
         self._ended: Deferred[None] | None = None
@@ -96,6 +98,7 @@ class HTTPServer(Factory):
         if config.gate.front == "fast":
             self._short = ShortWay(calls, pushes, pulls, config.queues)
         self.heads.clear()
+        self.fields.clear()
 
     # --- listening
 

@@ -8,18 +8,15 @@ recognise, byte for byte, goes to Klein, whose routes do the same.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
+from twisted.internet.defer import Deferred
 
-from jobgate import errors
-from jobgate.web.problems import problem
+from jobgate.web.problems import failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
-
-    from twisted.python.failure import Failure
 
     from jobgate.web.calls import Calls
     from jobgate.web.exchange import Exchange, Head, Response
@@ -28,13 +25,13 @@ if TYPE_CHECKING:
 
     Handle = Callable[[Exchange, str, Callable[[Response], None]], None]
     """Serves a request about something with a name."""
-    Answer = Deferred[Response] | Coroutine[Deferred[object], object, Response]
+    Answer = Coroutine[Deferred[object], object, Response]
 
 __all__ = ["ShortWay"]
 
 _PLAIN = re.compile(rb"/(push|pull|jobs|leases)/([A-Za-z0-9._-]+)(?:/(reply|ack))?(?:\?[^#]*)?\Z")
-
-_log = Logger()
+_LEARNT, _SHORT = 1024, 256
+"""Targets that come to be known by heart, at most, and the bytes that one may have for that."""
 
 
 class ShortWay:
@@ -55,19 +52,21 @@ class ShortWay:
             self._posts[f"/call/{name}".encode()] = calls.call, name
             for query in ("", "?each=line"):
                 self._posts[f"/push/{name}{query}".encode()] = pushes.push, name
-        pull = _answering(pulls.pull)
+        self._gets: dict[bytes, tuple[Handle, str]] = {}
+        self._left = _LEARNT
         self._routes: dict[tuple[bytes, bytes, bytes | None], Handle] = {
             (b"POST", b"push", None): pushes.push,
-            (b"GET", b"pull", None): pull,
-            (b"POST", b"pull", None): pull,
+            (b"GET", b"pull", None): pulls.pull,
+            (b"POST", b"pull", None): pulls.pull,
             (b"POST", b"jobs", b"reply"): _answering(pulls.reply),
-            (b"POST", b"leases", b"ack"): _answering(pulls.finish_lease),
+            (b"POST", b"leases", b"ack"): pulls.finish_lease,
         }
 
     def find(self, head: Head) -> tuple[Handle, str] | None:
         """Who serves this request, and the name that it is about; None if Klein does."""
         method, target = head.method, head.target
-        known = self._posts.get(target) if method == b"POST" else None
+        by_heart = self._posts if method == b"POST" else self._gets if method == b"GET" else {}
+        known = by_heart.get(target)
         if known is not None:
             return known
         plain = _PLAIN.match(target)
@@ -75,28 +74,20 @@ class ShortWay:
             return None
         verb, name, rest = plain.groups()
         handle = self._routes.get((method, verb, rest))
-        return None if handle is None else (handle, name.decode())
+        if handle is None:
+            return None
+        known = handle, name.decode()
+        if rest is None and self._left and len(target) <= _SHORT:
+            self._left -= 1
+            by_heart[target] = known
+        return known
 
 
 def _answering(route: Callable[[Exchange, str], Answer]) -> Handle:
     """A route that Klein would wait for, as one that gives its answer away."""
 
     def handle(exchange: Exchange, name: str, answer: Callable[[Response], None]) -> None:
-        try:
-            found = route(exchange, name)
-        except errors.JobgateError as error:
-            answer(problem(error))
-            return
-        done = found if isinstance(found, Deferred) else Deferred.fromCoroutine(found)
-        done.addCallbacks(answer, not_done, errbackArgs=(exchange, answer))
-
-    def not_done(failure: Failure, exchange: Exchange, answer: Callable[[Response], None]) -> None:
-        error = failure.value
-        if isinstance(error, CancelledError):
-            return
-        if not isinstance(error, errors.JobgateError):
-            _log.failure("{exchange!r} failed", failure=failure, exchange=exchange)
-            error = errors.InternalError("the gate's log has the details")
-        answer(problem(error))
+        done = Deferred.fromCoroutine(route(exchange, name))
+        done.addCallbacks(answer, partial(failed, exchange, answer))
 
     return handle

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobgate.config import Backoff, GateConfig, GateSettings
@@ -123,11 +123,11 @@ class JobsCase(SynchronousTestCase):
 
     def done(self, coroutine: Any) -> Any:
         """The result of a coroutine that need not wait."""
-        return self.successResultOf(Deferred.fromCoroutine(coroutine))
+        return self.successResultOf(ensureDeferred(coroutine))
 
     def refused(self, coroutine: Any, *kinds: type[Exception]) -> Any:
         """The error of such a one."""
-        return self.failureResultOf(Deferred.fromCoroutine(coroutine), *kinds).value
+        return self.failureResultOf(ensureDeferred(coroutine), *kinds).value
 
     def conserved(self) -> None:
         """Assert that accepted is what has ended, waits and runs; and that nothing is forgotten."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 
 from jobgate import errors
 from jobgate.jobs.job import Reply, State
@@ -543,7 +543,7 @@ class PullMachine(RuleBasedStateMachine):
         }
         for step in steps[what]():
             # What has lapsed meanwhile is stale; anything else is an error.
-            done = Deferred.fromCoroutine(step)
+            done = ensureDeferred(step)
             done.addErrback(lambda failure: failure.trap(errors.StaleAttempt))
             self.case.successResultOf(done)
         if what != "extend":

@@ -1,10 +1,10 @@
 """
 Where the store's operations run: in a thread that waits for the disk, or in the loop.
 
-What has arrived while one group was written is the next group; in the loop, what has
-arrived in one turn. The thread, too, gets what a turn has brought all at once: woken for
-the first of it, it would only fight with the loop for the interpreter. Must not know what
-the operations do.
+What has arrived while one group was written is the next group; the loop runs each as it
+comes, and in its next turn what that has led to. The thread gets what a turn has brought
+all at once: woken for the first of it, it would only fight with the loop for the
+interpreter. Must not know what the operations do.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class InlineWriter:
         groups: The store.
         tell: Told of each group.
         clock: For running a turn later, and trying again.
-        at_once: Each operation runs in the very call that submits it: for tests.
+        at_once: What an operation leads to runs in the same call, too: for tests.
     """
 
     def __init__(
@@ -192,12 +192,10 @@ class InlineWriter:
         return maybeDeferred(self._open)
 
     def submit(self, operation: Operation) -> None:
-        """Run it."""
+        """Run it, or have it run in the next turn if another is just running."""
         self._arrivals.append(operation)
-        if self._at_once:
+        if self._soon is None:
             self._run()
-        elif self._soon is None:
-            self._soon = self._clock.callLater(0, self._turn)
 
     def hold(self) -> None:
         """Let operations gather, as they do while a thread is busy."""
@@ -245,10 +243,12 @@ class InlineWriter:
                 self._tell(changes, _done(group, left))
                 self._arrivals.extendleft(reversed(left))
                 # What they have led to can wait until the loop has looked at everybody else.
-                if left or self._soon is not None:
+                if left or not self._at_once:
                     break
         finally:
             self._running = False
+        if self._arrivals and not self._groups.trouble and self._soon is None:
+            self._soon = self._clock.callLater(0, self._turn)
         if self._groups.trouble and self._again is None:
             self._again = self._clock.callLater(RETRY, self._try_again)
 
