@@ -139,6 +139,7 @@ class Instant:
     """
 
     name = "instant"
+    lots = 0
     lanes = 1
     runner: Runner
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from twisted.logger import Logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from twisted.python.failure import Failure
 
@@ -25,6 +25,7 @@ __all__ = [
     "Batch",
     "Command",
     "Input",
+    "Lot",
     "Reply",
     "ReplyStream",
     "Waiter",
@@ -47,6 +48,10 @@ class Worker(Protocol):
     """
 
     name: str
+
+    @property
+    def lots(self) -> int:
+        """How many jobs of one lot it takes together; 0: it is handed them one by one."""
 
     @property
     def output(self) -> str:
@@ -258,6 +263,8 @@ class Command:
         recorded: The start that the journal has on record; 0 for none.
         on_progress: Told what its worker says of its progress: it, done, total, note.
         progress: What it said last, where somebody wants to know.
+        ids: Of all jobs of a lot; empty for a single command.
+        size: How many commands it counts as.
     """
 
     # Class attributes are the defaults: most commands never set most of them.
@@ -288,6 +295,8 @@ class Command:
     recorded: int = 0
     on_progress: Callable[[Command, float, float | None, str | None], None] | None = None
     progress: tuple[float, float | None, str | None] | None = None
+    ids: Sequence[str] = ()
+    size: int = 1
 
     def __init__(
         self,
@@ -314,6 +323,62 @@ class Command:
 
     def __repr__(self) -> str:
         return f"<Command {self.queue} {self.id} {self.state} attempt={self.attempt}>"
+
+
+class Lot(Command):
+    """
+    Jobs that came together, as one command for as long as nobody wants one of them alone.
+
+    It has the first one's id, and their bodies with a newline behind each. Somebody has it: the
+    queue it waits in, or the worker who took it; there its parts take its place.
+
+    Args:
+        queue: As a Command's, like all that is not told here.
+        ids: Theirs.
+        make: Makes commands of its parts, of which the others begin at these of its jobs.
+
+    Attributes:
+        on_parted: Who has it.
+    """
+
+    on_parted: Callable[[Lot, list[Command]], None] | None = None
+
+    def __init__(
+        self,
+        queue: str,
+        ids: Sequence[str],
+        body: bytes,
+        content_type: str,
+        priority: int,
+        accepted: float,
+        make: Callable[[Sequence[int]], list[Command]],
+    ) -> None:
+        super().__init__(queue, ids[0], body, content_type, priority, accepted, _FOREVER)
+        self.ids = ids
+        self.size = len(ids)
+        self._make = make
+
+    def part(self, starts: Sequence[int]) -> list[Command]:
+        """
+        Be several commands from now on.
+
+        Args:
+            starts: Where the others begin: indices into its ids, rising.
+
+        Returns:
+            All of them, in order.
+        """
+        parts = self._make(starts)
+        for part in parts:
+            part.accepted = self.accepted
+            part.state = self.state
+            part.worker = self.worker
+            part.attempt = self.attempt
+            part.shard = self.shard
+        self.state = DONE
+        if self.on_parted is not None:
+            self.on_parted(self, parts)
+        return parts
 
 
 class Batch:

@@ -19,7 +19,7 @@ from jobgate.gate.queues import ANYONE, CommandQueue, Getter
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from jobgate.command import Command, Worker
+    from jobgate.command import Command, Lot, Worker
     from jobgate.gate.batching import Batching
 
 __all__ = ["BatchQueue"]
@@ -89,6 +89,11 @@ class BatchQueue(CommandQueue):
         ):
             self._look()
 
+    def put_lot(self, lot: Lot) -> None:
+        """Let a lot wait, and all go that now may."""
+        self._newest = lot.accepted
+        super().put_lot(lot)
+
     def put_back(self, command: Command) -> None:
         """Return a command that was taken; those who are returned with it come first."""
         self.pending.push_front(command)
@@ -157,11 +162,6 @@ class BatchQueue(CommandQueue):
         super().leave(getter)
         self._idle_since.pop(getter, None)
 
-    def resume(self) -> None:
-        """Let batches leave again."""
-        self.paused = False
-        self._look()
-
     def close(self) -> None:
         """Look no more."""
         if self._timer is not None:
@@ -169,6 +169,9 @@ class BatchQueue(CommandQueue):
             self._timer = None
 
     # --- inside
+
+    def _serve(self) -> None:
+        self._look()
 
     def _look(self) -> None:
         """Let everything go that may, and see to it that the rest is looked at in time."""

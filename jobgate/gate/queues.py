@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, DeferredQueue, QueueOverflow, succeed
 
-from jobgate.command import Command
+from jobgate.command import Command, Lot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,12 +37,14 @@ Line = OrderedDict[Command, None]
 class _Pending:
     """Commands in the order in which they are to be taken: what `DeferredQueue` calls pending."""
 
-    __slots__ = ("_clock", "_lines", "_used", "count", "jobs", "size_bytes")
+    __slots__ = ("_clock", "_lines", "_more", "_used", "count", "jobs", "size_bytes")
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._lines: list[Line] = [OrderedDict() for _ in range(PRIORITIES)]
         self._used: list[Line] = []
+        # By level, how many more wait than its line is long: a lot counts as all its jobs.
+        self._more = [0] * PRIORITIES
         self.count = 0
         self.jobs = 0
         self.size_bytes = 0
@@ -62,8 +64,7 @@ class _Pending:
         line[command] = None
         self.count += 1
         if command.job:
-            self.jobs += 1
-            self.size_bytes += command.extra
+            self._count_job(command, 1)
         self.size_bytes += len(command.body)
 
     def push_front(self, command: Command) -> None:
@@ -78,8 +79,8 @@ class _Pending:
         self._left(line, command)
         return True
 
-    def pop(self, _index: int = 0) -> Command:
-        """Take the first one; the index is there because a list has one."""
+    def pop(self) -> Command:
+        """Take the first one, be it a lot."""
         used = self._used
         line = used[0] if len(used) == 1 else self._most_urgent()
         command, _ = line.popitem(last=False)
@@ -88,21 +89,20 @@ class _Pending:
             used.remove(line)
         self.count -= 1
         if command.job:
-            self.jobs -= 1
-            self.size_bytes -= command.extra
+            self._count_job(command, -1)
         self.size_bytes -= len(command.body)
         return command
 
     def pop_for(self, worker: Worker) -> Command | None:
-        """Take the first one that this worker has not declined."""
+        """Take the first one that this worker has not declined; of a lot what it takes together."""
         command = self.pop()
         if command.declined is None or worker not in command.declined:
-            return command
+            return self._for(worker, command) if command.job else command
         self.push_front(command)
         for other in sorted(self, key=self._urgency):
             if other.declined is None or worker not in other.declined:
                 self.discard(other)
-                return other
+                return self._for(worker, other)
         return None
 
     def oldest(self) -> float | None:
@@ -116,16 +116,47 @@ class _Pending:
         return next(iter(line))
 
     def ahead_of(self, priority: int) -> int:
-        return sum(len(line) for line in self._lines[: priority + 1])
+        levels = priority + 1
+        return sum(map(len, self._lines[:levels])) + sum(self._more[:levels])
 
     def _left(self, line: Line, command: Command) -> None:
         if not line:
             self._used.remove(line)
         self.count -= 1
         if command.job:
-            self.jobs -= 1
-            self.size_bytes -= command.extra
+            self._count_job(command, -1)
         self.size_bytes -= len(command.body)
+
+    def _count_job(self, command: Command, sign: int) -> None:
+        """A job, or a lot of them, has come (1) or gone (-1)."""
+        self.jobs += sign * command.size
+        self.size_bytes += sign * command.extra
+        if isinstance(command, Lot):
+            more = sign * (command.size - 1)
+            self.count += more
+            self._more[command.priority] += more
+            command.on_parted = self._parted if sign > 0 else None
+
+    def _for(self, worker: Worker, command: Command) -> Command:
+        """Of one that was taken out, what this worker takes; the rest stands first again."""
+        most = worker.lots
+        if not isinstance(command, Lot) or command.size <= most:
+            return command
+        first, *rest = command.part([most] if most else range(1, command.size))
+        for part in reversed(rest):
+            self.push_front(part)
+        return first
+
+    def _parted(self, lot: Lot, parts: list[Command]) -> None:
+        """A lot that waits is several commands from now on, which have its place."""
+        line = self._lines[lot.priority]
+        at = list(line)
+        behind = at[at.index(lot) + 1 :]
+        self.discard(lot)
+        for part in parts:
+            self.append(part)
+        for other in behind:
+            line.move_to_end(other)
 
     def _most_urgent(self) -> Line:
         return min(self._used, key=lambda line: self._urgency(next(iter(line))))
@@ -204,8 +235,17 @@ class CommandQueue(DeferredQueue[Command]):
         else:
             raise QueueOverflow
 
+    def put_lot(self, lot: Lot) -> None:
+        """Let those who wait have what they take of a lot, and the rest of it wait."""
+        self.pending.append(lot)
+        self._serve()
+
     def put_back(self, command: Command) -> None:
         """Return a command that was taken: it stands first, and the bound does not apply."""
+        if isinstance(command, Lot):
+            self.pending.push_front(command)
+            self._serve()
+            return
         if not self.paused:
             for getter, worker in self.waiting.items():
                 if command.declined is None or worker not in command.declined:
@@ -264,7 +304,13 @@ class CommandQueue(DeferredQueue[Command]):
     def resume(self) -> None:
         """Let commands leave again, to the Runners that wait."""
         self.paused = False
+        self._serve()
+
+    def _serve(self) -> None:
+        """Hand out what waits to those who wait."""
         for getter, worker in list(self.waiting.items()):
+            if not self.pending.count:
+                break
             command = self.take(worker) if getter in self.waiting else None
             if command is not None:
                 del self.waiting[getter]
@@ -279,6 +325,7 @@ class _Anyone:
 
     name = ""
     output = ""
+    lots = 0
     room = 1
     lanes = 1
     idle = True

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from jobgate import errors
-from jobgate.command import DONE, RUNNING, WAITING, Command
+from jobgate.command import DONE, RUNNING, WAITING, Command, Lot
 from jobgate.gate.admission import expected_wait, retry_after
 from jobgate.gate.batch_queue import BatchQueue
 from jobgate.gate.batching import Batching
@@ -265,7 +265,15 @@ class Road:
         """Let a job in that is expected, unless it was withdrawn: no bound of calls applies."""
         if command.state is WAITING:
             command.shard = self.shards[0] if len(self.shards) == 1 else self._shard_for(key)
-            command.shard.put(command)
+            if isinstance(command, Lot):
+                command.shard.put_lot(command)
+            else:
+                command.shard.put(command)
+
+    def parted(self, lot: Lot, parts: list[Command]) -> None:
+        """A lot that runs is several commands from now on."""
+        self._running.discard(lot)
+        self._running.update(parts)
 
     def refuse(self, command: Command, error: JobgateError) -> None:
         """End a job that is expected, unless it was withdrawn."""

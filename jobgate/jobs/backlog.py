@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from twisted.logger import Logger
 
+from jobgate.jobs.lots import ids_of, parted, singles, size_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from jobgate.jobs.inputs import Feeder
     from jobgate.jobs.job import NewJob, Taken
     from jobgate.jobs.journal import Journal
+    from jobgate.jobs.lots import Jobs
 
 __all__ = ["Backlog"]
 
@@ -34,8 +37,10 @@ again, and costs half as much again.
 """
 _LOW = 64
 """More are taken only once there is room for so many: soon, for the urgent ones among them."""
-_LOT = 256
+_AT_ONCE = 256
 """And so many at once, so that nobody else waits long for the journal."""
+_IN_LOTS = 1000
+"""Likewise, where lots are not taken apart."""
 _BYTES = 16 * 1024 * 1024
 """Their bodies, together, about."""
 _LINGER = 5.0
@@ -60,7 +65,7 @@ class Backlog:
     Args:
         road: Where its jobs run.
         journal: Where they come from.
-        run: Makes a job a command on the Road; returns it.
+        run: Makes a job, or a lot, a command here and on the Road.
         feeder: Has those that wait for their inputs before they get there.
         look_in: Has `fill` called within so many seconds.
 
@@ -82,7 +87,7 @@ class Backlog:
         self,
         road: Road,
         journal: Journal,
-        run: Callable[[Taken], Command],
+        run: Callable[[Taken], None],
         feeder: Feeder,
         look_in: Callable[[float], None],
     ) -> None:
@@ -142,41 +147,54 @@ class Backlog:
 
     # --- what comes
 
-    def claim(self, jobs: Sequence[NewJob]) -> int:
+    def claim(self, jobs: Sequence[NewJob]) -> tuple[list[NewJob], Sequence[NewJob]]:
         """
-        How many of these, from the first on, need not go by way of the journal's backlog.
+        Those that need not go by way of the journal's backlog, and the others, which come later.
 
-        Their jobs are expected here until `arrived` or `not_coming`.
+        The first are expected here until `arrived` or `not_coming`.
         """
+        claimed: list[NewJob] = []
         if self.stored or self._taking or not (room := self.room or self._at_hand(jobs)):
-            return 0
+            return claimed, jobs
         size_bytes = 0
-        count = 0
-        for job in jobs:
+        for at, job in enumerate(jobs):
             size_bytes += len(job.body)
-            size = len(job.ids) or 1
-            if size > room or job.delay or job.needs or (count and size_bytes > _BYTES):
-                break
-            count += 1
+            if not room or job.delay or job.needs or (claimed and size_bytes > _BYTES):
+                return claimed, jobs[at:]
+            size = size_of(job)
+            if size > room:
+                first, rest = parted(job, [room])
+                self._coming += room
+                return [*claimed, *self.apart(first)], [rest, *jobs[at + 1 :]]
             room -= size
             self._coming += size
-            if not room:
-                break
-        return count
+            claimed += self.apart(job)
+        return claimed, ()
 
     def arrived(self, jobs: Sequence[Taken], recalls: int) -> None:
         """Jobs that were claimed, or taken, when there had been so many recalls: they run."""
-        self._coming -= len(jobs)
+        count = sum(map(size_of, jobs))
+        self._coming -= count
         if self.closed or recalls != self.recalls:
-            self.stored += len(jobs)
+            self.stored += count
             if jobs:
-                self._journal.give_back([job.id for job in jobs]).addErrback(self._bug)
+                self._journal.give_back([ids_of(job) for job in jobs]).addErrback(self._bug)
             self.fill()
             self._tell_if_here()
             return
         for job in jobs:
-            self.window[job.id] = self._run(job)
+            for each in self.apart(job):
+                self._run(each)
         self._tell_if_here()
+
+    def apart(self, job: Jobs) -> list[Jobs]:
+        """
+        A lot as it runs here: whole, where nobody looks at its jobs one by one.
+
+        The queue's own workers do, and so does whoever stores starts or keeps bodies out.
+        """
+        whole = not job.ids or not (self.road.staffed or self.road.poison or job.once)
+        return [job] if whole else singles(job)
 
     def not_coming(self, count: int) -> None:
         """Jobs that were claimed could not be stored, or were there already."""
@@ -209,7 +227,7 @@ class Backlog:
         room = self.room
         if room <= 0 or (room < _LOW and self.road.jobs_waiting > _LOW):
             return
-        room = min(room, _LOT)
+        room = min(room, _AT_ONCE if self.road.staffed else _IN_LOTS)
         self._taking = True
         self._coming += room
         known = self.stored
@@ -239,14 +257,14 @@ class Backlog:
         road = self.road
         if road.staffed or self.closed or road.draining or self.once or self._lingers <= 0:
             return 0
-        size = sum([len(job.body) for job in jobs])
-        here = self._idle + len(jobs)
-        if here > _AT_HAND or road.bytes_waiting + size > _AT_HAND_BYTES:
+        count = sum(map(size_of, jobs))
+        size_bytes = sum([len(job.body) for job in jobs])
+        if self._idle + count > _AT_HAND or road.bytes_waiting + size_bytes > _AT_HAND_BYTES:
             # All goes to the store, and comes back in its order.
             self.clear()
             return 0
         self._look_in(self._lingers)
-        return len(jobs)
+        return count
 
     def when_here(self, call: Callable[[], None]) -> None:
         """Call once nothing is on its way here from the journal any more; perhaps now."""
@@ -270,10 +288,11 @@ class Backlog:
 
     def _took(self, jobs: list[Taken], room: int, known: int, recalls: int) -> None:
         self._taking = False
-        self._coming -= room - len(jobs)
+        count = sum(map(size_of, jobs))
+        self._coming -= room - count
         # What was known when it was asked for and has not come is not there: taken otherwise,
         # cancelled, or ended. What has been told of since then is.
-        self.stored -= len(jobs) or known
+        self.stored -= count or known
         if recalls == self.recalls:
             self.fill()
         self.arrived(jobs, recalls)
@@ -291,32 +310,29 @@ class Backlog:
 
     # --- what goes
 
-    def left(self, *jobs: str) -> None:
-        """Jobs are here no more: they have ended, or wait for their next attempt in the journal."""
+    def left(self, *commands: Command) -> None:
+        """They are here no more: they have ended, or wait for their next attempt in the journal."""
         window = self.window
         here = len(window)
-        for job in jobs:
-            window.pop(job, None)
+        for command in commands:
+            for job in command.ids or (command.id,):
+                window.pop(job, None)
         if len(window) < here:
             self.fill()
 
-    def give_back(self, job: str) -> None:
-        """A job could not start here: it waits in the journal, as if it had never come."""
-        self.window.pop(job, None)
-        self.stored += 1
-        self._journal.give_back([job]).addErrback(self._bug)
+    def give_back(self, command: Command) -> None:
+        """It could not start here: it waits in the journal, as if it had never come."""
+        self._give_back([command])
         self.fill()
 
     def clear(self) -> None:
         """Give back to the journal everything that only waits here, or is on its way here."""
         self.recalls += 1
         back = self.feeder.clear()
-        back += [job for job, command in self.window.items() if self.road.withdraw(command)]
-        for job in back:
-            del self.window[job]
+        here = dict.fromkeys(self.window.values())
+        back += [command for command in here if self.road.withdraw(command)]
         if back:
-            self.stored += len(back)
-            self._journal.give_back(back).addErrback(self._bug)
+            self._give_back(back)
 
     def trim(self) -> None:
         """Keep nothing waiting here that nobody is there to take, or is about to come for."""
@@ -353,6 +369,14 @@ class Backlog:
         self.clear()
         for pull in tuple(self.pulls):
             pull.end()
+
+    def _give_back(self, commands: Sequence[Command]) -> None:
+        lots = [ids_of(command) for command in commands]
+        for lot in lots:
+            self.stored += len(lot)
+            for job in lot:
+                self.window.pop(job, None)
+        self._journal.give_back(lots).addErrback(self._bug)
 
     def _bug(self, failure: Failure) -> None:
         self._log.failure("the journal lost an operation", failure=failure)

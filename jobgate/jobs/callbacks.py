@@ -186,6 +186,7 @@ class _Deliverer:
 
     _log = Logger()
     _crew: Crew
+    lots = 0
     lanes = 1
     output = ""
 

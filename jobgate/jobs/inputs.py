@@ -90,16 +90,16 @@ class Feeder:
             room, self._room = self._room, None
             room.callback(None)
 
-    def clear(self) -> list[str]:
-        """Let all go that wait; their ids."""
-        ids = list(self._hungry)
-        for command, _ in self._hungry.values():
+    def clear(self) -> list[Command]:
+        """Let all go that wait; they."""
+        gone = [command for command, _ in self._hungry.values()]
+        for command in gone:
             command.state = DONE
         self._hungry.clear()
         if self._again is not None:
             self._again.cancel()
             self._again = None
-        return ids
+        return gone
 
     def _start(self) -> None:
         self._again = None

@@ -143,13 +143,14 @@ class NewJob(msgspec.Struct, frozen=True, gc=False):
 
 class Taken(msgspec.Struct, frozen=True, gc=False):
     """
-    A job that a gate has taken out of the store's backlog, with its body, to run it.
+    A job that a gate has taken out of the store's backlog, with its body, to run it; or a lot.
 
     Attributes:
         attempt: Starts so far; the next one is `attempt + 1`.
         spent: Of these, those that count against `attempts`.
         inputs: `(name, job id)` of what it needed, in the order of its needs.
         fed: How these have ended, in the same order; empty if that is too much to come along.
+        ids: As a NewJob's.
     """
 
     id: str
@@ -169,6 +170,7 @@ class Taken(msgspec.Struct, frozen=True, gc=False):
     name: str = ""
     inputs: tuple[tuple[str, str], ...] = ()
     fed: tuple[Ending, ...] = ()
+    ids: Sequence[str] = ()
 
 
 class Job(msgspec.Struct, gc=False):
@@ -331,6 +333,7 @@ def taken(job: NewJob, now: float) -> Taken:
         call=job.call,
         once=job.once,
         name=job.name,
+        ids=job.ids,
     )
 
 

@@ -8,6 +8,7 @@ changes one does it through this class. Must not know HTTP.
 
 from __future__ import annotations
 
+from functools import partial
 from random import SystemRandom
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from jobgate import errors
-from jobgate.command import DONE, Command
+from jobgate.command import DONE, Command, Lot
 from jobgate.config import Backoff
 from jobgate.jobs import auditing
 from jobgate.jobs.backlog import Backlog
@@ -25,7 +26,7 @@ from jobgate.jobs.endings import after_failure
 from jobgate.jobs.errand import Errand
 from jobgate.jobs.inputs import Feeder, give
 from jobgate.jobs.job import TERMINAL, Ending, Reply, State, Taken, document, taken
-from jobgate.jobs.lots import ids_of, singles, size_of
+from jobgate.jobs.lots import ids_of, parted, size_of
 from jobgate.jobs.sweeping import Sweeper
 from jobgate.jobs.waiting import Ended, Gathering
 from jobgate.jobs.watches import Watches
@@ -197,13 +198,11 @@ class Jobs:
             return fail(closing)
         queues = {job.queue for job in jobs} if graph else (jobs[0].queue,)
         limits = {queue: self.backlogs[queue].road.config.max_backlog for queue in queues}
-        claim = 0
+        claim = coming = 0
         if not graph:
-            # What is to run here now is wanted one by one.
-            lots = backlog.claim(jobs)
-            claimed = [single for job in jobs[:lots] for single in singles(job)]
-            claim = len(claimed)
-            jobs = [*claimed, *jobs[lots:]] if claim > lots else jobs
+            claimed, others = backlog.claim(jobs)
+            jobs = [*claimed, *others]
+            claim, coming = len(claimed), sum(map(size_of, claimed))
         recalls = backlog.recalls
         stored = self.journal.put(jobs, claim=claim, key=key, graph=graph, limits=limits)
         soonest = _FOREVER
@@ -213,7 +212,7 @@ class Jobs:
 
         def put(stored: Stored) -> Stored:
             if stored.kept is not None:
-                backlog.not_coming(claim)
+                backlog.not_coming(coming)
                 return stored
             if claim:
                 now = self.journal.now()
@@ -223,7 +222,7 @@ class Jobs:
             return stored
 
         def not_put(failure: Failure) -> Failure:
-            backlog.not_coming(claim)
+            backlog.not_coming(coming)
             if isinstance(failure.value, errors.JobgateError):
                 self._refused(jobs, failure.value)
             return failure
@@ -343,7 +342,7 @@ class Jobs:
         """An attempt has failed: the job ends, or waits for its next attempt."""
         backlog = self.backlogs.get(command.queue)
         if backlog is not None and isinstance(error, errors.ShuttingDown) and not command.began:
-            backlog.give_back(command.id)
+            backlog.give_back(command)
             return
         deaths = command.deaths
         if backlog is not None and deaths >= taken.attempts and not taken.once:
@@ -375,7 +374,7 @@ class Jobs:
             road.release(command)
         backlog = self.backlogs.get(road.config.name)
         if backlog is not None:
-            backlog.left(*[command.id for command in commands])
+            backlog.left(*commands)
 
     def ending_of(
         self, queue: str, spent: int, attempts: int, error: errors.JobgateError
@@ -393,19 +392,38 @@ class Jobs:
 
     # --- inside
 
-    def _run(self, taken: Taken) -> Command:
-        """Send a job down its Road."""
-        now = self.clock.seconds()
+    def _run(self, taken: Taken) -> None:
+        """Send a job, or a lot, down its Road."""
         backlog = self.backlogs[taken.queue]
-        command = Command(
-            taken.queue,
-            taken.id,
-            taken.body,
-            taken.content_type,
-            taken.priority,
-            now - max(0.0, self.journal.now() - taken.created),
-            _FOREVER,
-        )
+        self._enter(self._command(taken, backlog), taken, backlog)
+
+    def _command(self, taken: Taken, backlog: Backlog) -> Command:
+        """What it is on its Road, which is to expect it; it is here from now on."""
+        accepted = self.clock.seconds() - max(0.0, self.journal.now() - taken.created)
+        ids = taken.ids
+        command: Command
+        if ids:
+            command = Lot(
+                taken.queue,
+                ids,
+                taken.body,
+                taken.content_type,
+                taken.priority,
+                accepted,
+                partial(self._parts, taken, backlog),
+            )
+            backlog.window.update(dict.fromkeys(ids, command))
+        else:
+            command = Command(
+                taken.queue,
+                taken.id,
+                taken.body,
+                taken.content_type,
+                taken.priority,
+                accepted,
+                _FOREVER,
+            )
+            backlog.window[taken.id] = command
         command.attempt = taken.attempt
         command.deaths = self._deaths.get(taken.id, 0)
         command.caller = taken.caller
@@ -414,13 +432,16 @@ class Jobs:
         command.on_progress = self._on_progress
         if taken.headers:
             command.headers = _decode(taken.headers)
-        self._enter(command, taken, backlog)
+        command.reply = Errand(self, command, taken)
+        backlog.road.expect(command)
         return command
+
+    def _parts(self, taken: Taken, backlog: Backlog, starts: Sequence[int]) -> list[Command]:
+        """What the parts of a lot are on its Road."""
+        return [self._command(each, backlog) for each in parted(taken, starts)]
 
     def _enter(self, command: Command, taken: Taken, backlog: Backlog) -> None:
         road = backlog.road
-        command.reply = Errand(self, command, taken)
-        road.expect(command)
         known = road.poison and road.poison.knows(
             command.queue, command.content_type, command.body, self.clock.seconds()
         )
@@ -515,7 +536,7 @@ class Jobs:
     def _left(self, command: Command) -> None:
         backlog = self.backlogs.get(command.queue)
         if backlog is not None:
-            backlog.left(command.id)
+            backlog.left(command)
 
     def _changed(self, changes: Sequence[Change]) -> None:
         """The journal has stored these."""
@@ -550,11 +571,16 @@ class Jobs:
 
     def _look_for(self, change: Change, backlog: Backlog) -> None:
         """Jobs have ended that may be here still."""
-        for id_ in ids_of(change):
+        ids = ids_of(change)
+        for id_ in ids:
             self._deaths.pop(id_, None)
             command = self.calls.pop(id_, None) or backlog.window.get(id_)
-            if command is not None and command.state != DONE:
-                _ended_elsewhere(command)
+            if command is None or command.state == DONE:
+                continue
+            if isinstance(command, Lot):
+                _part_off(command, ids)
+                command = backlog.window[id_]
+            _ended_elsewhere(command)
 
     def _backlog_for(self, queue: str) -> Backlog:
         self._road_for(queue)
@@ -587,6 +613,15 @@ class Jobs:
     def _lost(self, failure: Failure) -> None:
         if not self._closed:
             self._log.failure("the journal lost an operation", failure=failure)
+
+
+def _part_off(lot: Lot, ids: Sequence[str]) -> None:
+    """Part a lot where those that have ended are followed by others, or the other way round."""
+    over = set(ids)
+    ended = [id_ in over for id_ in lot.ids]
+    starts = [at for at in range(1, len(ended)) if ended[at] != ended[at - 1]]
+    if starts:
+        lot.part(starts)
 
 
 def _ended_elsewhere(command: Command) -> None:

@@ -5,8 +5,9 @@ Jobs, graphs, leases and idempotency keys live here; RAM holds only the window o
 backlog that is about to run. Every operation is one atomic step that has been stored
 for good when its Deferred fires. Every step from a running job is fenced by `(job,
 attempt)`, so what is late is told so and changes nothing. Ids are made by the gate:
-putting twice is harmless. Time is the store's: one clock for all gates that share it,
-which never goes back while anyone looks.
+putting twice is harmless. Jobs that came together may stay lots, as far as the store likes:
+whoever means one of them, or some, says so by ids. Time is the store's: one clock for all
+gates that share it, which never goes back while anyone looks.
 
 A store may be on another machine and shared by several gates, so nothing here hands out
 references to its insides, and what several jobs need is done for several at once. Must
@@ -200,7 +201,8 @@ class Journal(Protocol):
 
         Args:
             jobs: In order; jobs of a graph may need each other.
-            claim: The first so many are not left for `take`: this gate has them and runs them.
+            claim: The first so many, be it lots, are not left for `take`: this gate has them and
+                runs them.
                 A job that is blocked or delayed is never claimed.
             key: Its idempotency key; for what it stands for already nothing is stored.
             graph: The graph they form, by its new id.
@@ -218,13 +220,18 @@ class Journal(Protocol):
 
         Args:
             queue: Its name.
-            count: At most so many.
+            count: At most so many; a lot counts as all its jobs, and is parted if it must be.
             max_bytes: And about so many bytes of bodies, and of inputs that come along; one job
                 is always given.
         """
 
-    def give_back(self, ids: Sequence[str]) -> Deferred[None]:
-        """Leave what was taken, and not started, for another `take`. Lasting."""
+    def give_back(self, lots: Sequence[Sequence[str]]) -> Deferred[None]:
+        """
+        Leave what was taken, and not started, for another `take`. Lasting.
+
+        Args:
+            lots: Jobs, lots, or parts of lots, by their ids.
+        """
 
     def start(self, id: str, attempt: int, worker: str) -> Deferred[None]:  # noqa: A002 (the contract's word)
         """A job of ours starts; `attempt` counts it. Lasting."""
@@ -252,13 +259,20 @@ class Journal(Protocol):
     def finish_waiting(self, id: str, ending: Ending) -> Deferred[bool]:  # noqa: A002
         """End a job that has not started (again): refused, expired or poison. Lasting."""
 
-    def consume(self, jobs: Sequence[tuple[str, int]]) -> Deferred[None]:
-        """Jobs of ours, by `(id, attempt)`, are a puller's for good: they succeeded. Lasting."""
+    def consume(self, lots: Sequence[tuple[Sequence[str], int]]) -> Deferred[None]:
+        """
+        Jobs of ours are a puller's for good: they succeeded. Lasting.
+
+        Args:
+            lots: Jobs, lots, or parts of lots, by their ids and the attempt that this is.
+        """
 
     # --- leases
 
-    def lease(self, jobs: Sequence[tuple[str, int]], terms: LeaseTerms) -> Deferred[Leased]:
-        """Jobs of ours, by `(id, attempt)`, start with a puller, until the lease lapses."""
+    def lease(
+        self, lots: Sequence[tuple[Sequence[str], int]], terms: LeaseTerms
+    ) -> Deferred[Leased]:
+        """Jobs of ours, as for `consume`, start with a puller, until the lease lapses."""
 
     def leased(self, lease: str) -> Deferred[Leased | None]:
         """A lease that lives, or has been ended by `finish_lease` lately; None for any other."""

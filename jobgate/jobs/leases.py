@@ -17,6 +17,7 @@ from jobgate import errors
 from jobgate.command import DONE, RUNNING
 from jobgate.command import Reply as CallReply
 from jobgate.jobs.job import Ending, Reply, State
+from jobgate.jobs.lots import ids_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,7 +122,8 @@ class Leases:
                 else:
                     self._remember(command)
             if jobs:
-                self._jobs.release(road, jobs)
+                # Not as they were asked for: a lot may have been parted meanwhile.
+                self._jobs.release(road, [command for command in commands if command.job])
                 self._jobs.sweep_in(terms.seconds)
 
         if not jobs:
@@ -342,5 +344,5 @@ class Leases:
         self._log.failure("the journal lost an operation", failure=failure)
 
 
-def _starts(commands: Sequence[Command]) -> list[tuple[str, int]]:
-    return [(command.id, command.attempt) for command in commands]
+def _starts(commands: Sequence[Command]) -> list[tuple[Sequence[str], int]]:
+    return [(ids_of(command), command.attempt) for command in commands]

@@ -8,16 +8,17 @@ them and parts them; must not know stores, queues or HTTP.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from msgspec.structs import replace
+
+from jobgate.jobs.job import NewJob, Taken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from jobgate.jobs.job import NewJob
-
-__all__ = ["bodies_of", "gather", "ids_of", "one_body", "singles", "size_of"]
+__all__ = ["Jobs", "bodies_of", "gather", "ids_of", "one_body", "parted", "singles", "size_of"]
 
 _SIZE: Final = 100
 """
@@ -27,6 +28,9 @@ As many as pullers usually ask for, so that most lots never need be.
 """
 _BYTES: Final = 1 << 18
 """And bytes of their bodies."""
+
+
+Jobs = TypeVar("Jobs", NewJob, Taken)
 
 
 class _Lot(Protocol):
@@ -73,18 +77,34 @@ def gather(like: NewJob, ids: Sequence[str], bodies: Sequence[bytes]) -> Iterato
     for at in range(0, len(ids), _SIZE):
         its, some = ids[at : at + _SIZE], bodies[at : at + _SIZE]
         body = one_body(some)
-        if len(its) > 1 and len(body) <= _BYTES and not like.callback:
-            yield replace(like, id=its[0], ids=its, body=body)
+        lot = replace(like, id=its[0], ids=its if len(its) > 1 else (), body=body)
+        if len(body) <= _BYTES and not like.callback:
+            yield lot
         else:
-            yield from _alone(like, its, some)
+            yield from singles(lot)
 
 
-def singles(job: NewJob) -> list[NewJob]:
+def parted(lot: Jobs, starts: Sequence[int]) -> list[Jobs]:
+    """
+    The parts of a lot.
+
+    Args:
+        lot: It.
+        starts: Where the others begin: indices into its ids, rising.
+    """
+    ids, bodies = lot.ids, bodies_of(len(lot.ids), lot.body)
+    bounds = [0, *starts, len(ids)]
+    return [
+        replace(
+            lot,
+            id=ids[start],
+            ids=ids[start:end] if end - start > 1 else (),
+            body=one_body(bodies[start:end]),
+        )
+        for start, end in pairwise(bounds)
+    ]
+
+
+def singles(lot: Jobs) -> list[Jobs]:
     """The jobs of a lot, each alone."""
-    if not job.ids:
-        return [job]
-    return _alone(job, job.ids, bodies_of(len(job.ids), job.body))
-
-
-def _alone(like: NewJob, ids: Sequence[str], bodies: Sequence[bytes]) -> list[NewJob]:
-    return [replace(like, id=id_, ids=(), body=body) for id_, body in zip(ids, bodies, strict=True)]
+    return parted(lot, range(1, len(lot.ids))) if lot.ids else [lot]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobgate.command import DONE, RUNNING
+from jobgate.command import DONE, RUNNING, Lot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,8 @@ _MOST_BYTES = 16 * 1024 * 1024
 class Pull:
     """
     One request for commands, until it has enough or its time is up.
+
+    Lines it takes in lots: each is one of its commands, and counts as all its jobs.
 
     Args:
         backlog: The queue.
@@ -64,20 +66,26 @@ class Pull:
         self._lines = lines
         self._done = done
         self._over = over
+        self._count = 0
         self._bytes = 0
         self._get = self._got
         self._timer: IDelayedCall | None = None
         self._ended = False
 
     def __repr__(self) -> str:
-        return f"<Pull {self._road.config.name} {len(self.commands)}/{self._most}>"
+        return f"<Pull {self._road.config.name} {self._count}/{self._most}>"
 
     # --- what a Road sees: the Worker protocol
 
     @property
     def room(self) -> int:
         """How many more commands it takes."""
-        return 0 if self._ended else self._most - len(self.commands)
+        return 0 if self._ended else self._most - self._count
+
+    @property
+    def lots(self) -> int:
+        """How many jobs of one lot it takes together."""
+        return self._most - self._count if self._lines else 0
 
     @property
     def idle(self) -> bool:
@@ -96,8 +104,9 @@ class Pull:
         """The caller of one of its commands is gone; its puller hears of that when it replies."""
         if not self._ended:
             self.commands.remove(command)
+            self._count -= command.size
             self._bytes -= len(command.body)
-            self._backlog.want(1)
+            self._backlog.want(command.size)
         self._over(command)
 
     def overran(self, cause: str) -> None:  # noqa: ARG002 (nobody can be told)
@@ -155,7 +164,7 @@ class Pull:
                 if command is None:
                     break
                 self._add(command)
-        if not self._ended and len(self.commands) >= self._least:
+        if not self._ended and self._count >= self._least:
             self._end()
 
     def _got(self, command: Command) -> None:
@@ -165,7 +174,7 @@ class Pull:
         self._add(command)
         if self._ended:
             return
-        if len(self.commands) >= self._least:
+        if self._count >= self._least:
             # What comes together goes together: the others are on the heels of this one.
             self._wait_until(0)
             return
@@ -178,22 +187,34 @@ class Pull:
         command.worker = self
         command.attempt += 1
         self._road.running_add(command)
-        if self._lines and not self._fits(command):
+        lot = command if isinstance(command, Lot) else None
+        alone = self._lines and lot is None and b"\n" in command.body
+        if self._lines and self.commands and (alone or not self._fits(command)):
             self._road.not_started(command)
             self._end()
             return
         self.commands.append(command)
-        self._backlog.wanted -= 1
+        self._count += command.size
+        self._backlog.wanted -= command.size
         self._bytes += len(command.body)
-        alone = self._lines and b"\n" in command.body
-        if alone or len(self.commands) >= self._most or self._bytes >= _MOST_BYTES:
+        if lot is not None:
+            lot.on_parted = self._parted
+        if alone or self._count >= self._most or self._bytes >= _MOST_BYTES:
             self._end()
 
     def _fits(self, command: Command) -> bool:
-        """Whether it may stand beside those that are there: lines, and of one kind."""
-        if not self.commands:
-            return True
-        return b"\n" not in command.body and (command.content_type == self.commands[0].content_type)
+        """Whether its lines may stand beside those that are there: they are of one kind."""
+        return command.content_type == self.commands[0].content_type
+
+    def _parted(self, lot: Lot, parts: list[Command]) -> None:
+        """A lot that it has is several commands from now on."""
+        at = self.commands.index(lot)
+        self.commands[at : at + 1] = parts
+        self._bytes += sum([len(part.body) for part in parts]) - len(lot.body)
+        for part in parts:
+            if isinstance(part, Lot):
+                part.on_parted = self._parted
+        self._road.parted(lot, parts)
 
     def _wait_until(self, seconds: float) -> None:
         if self._timer is not None and self._timer.active():
@@ -219,7 +240,7 @@ class Pull:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
-        self._backlog.want(len(self.commands) - self._most)
+        self._backlog.want(self._count - self._most)
 
 
 def _nobody(commands: list[Command]) -> None:

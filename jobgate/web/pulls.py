@@ -8,6 +8,7 @@ connection; a puller that has hung up before leaves it there. Must not know stor
 from __future__ import annotations
 
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -17,6 +18,7 @@ from twisted.python.failure import Failure
 from jobgate import errors
 from jobgate.jobs.job import Reply
 from jobgate.jobs.journal import LeaseTerms
+from jobgate.jobs.lots import ids_of, singles
 from jobgate.jobs.pull import Pull
 from jobgate.web import fields as read
 from jobgate.web.exchange import Response, json_response
@@ -322,6 +324,8 @@ class Pulls:
         leases.lend(road, commands, lease).addCallbacks(lent, not_lent)
 
     def _leased_again(self, leased: Leased, jobs: list[Taken], terms: _Terms) -> Response:
+        if not terms.lines:
+            jobs = [each for job in jobs for each in singles(job)]
         response = _carrying(jobs, lines=terms.lines)
         response.fields += f"Jobgate-Lease: {leased.id}\r\nIdempotency-Replayed: true\r\n"
         return response
@@ -388,7 +392,7 @@ def _carrying(commands: list[Command] | list[Taken], *, lines: bool) -> Response
     """The response that hands commands over."""
     first = commands[0]
     fields = "Cache-Control: no-store\r\n"
-    if not lines or b"\n" in first.body:
+    if not lines or (b"\n" in first.body and not first.ids):
         attempt = first.attempt
         fields += f"Jobgate-Id: {first.id}\r\nJobgate-Attempt: {attempt}\r\n"
         if first.headers:
@@ -396,8 +400,9 @@ def _carrying(commands: list[Command] | list[Taken], *, lines: bool) -> Response
         if lines:
             fields += f"Jobgate-Ids: {first.id}\r\n"
         return Response(200, first.content_type, first.body, fields)
-    fields += f"Jobgate-Ids: {', '.join(command.id for command in commands)}\r\n"
-    body = b"\n".join([*(command.body for command in commands), b""])
+    ids = chain.from_iterable(map(ids_of, commands))
+    fields += f"Jobgate-Ids: {', '.join(ids)}\r\n"
+    body = b"".join([each.body if each.ids else each.body + b"\n" for each in commands])
     return Response(200, first.content_type, body, fields)
 
 

@@ -11,14 +11,17 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from jobgate.config import Backoff, GateConfig, GateSettings
 from jobgate.gate import Gate
-from jobgate.jobs.job import Job, Reply, State
+from jobgate.jobs.job import Job, NewJob, Reply, State
 from jobgate.jobs.journal import LeaseTerms
+from jobgate.jobs.lots import gather, ids_of
 from jobgate.jobs.pull import Pull
 from jobgate.testing import FakeChild, SpawningReactor, inline_journal
 from jobgate.wire import frames
 from tests.unit.fakes import queue_config
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jobgate.jobs.sqlite import SqliteJournal
 
 STEADY = Backoff(first=1.0, factor=2.0, max=60.0, jitter=0.0)
@@ -74,6 +77,15 @@ class JobsCase(SynchronousTestCase):
         name: str = self.successResultOf(self.gate.push(queue, body, **how))
         self.turn()
         return name
+
+    def push_lines(self, lines: Sequence[bytes], queue: str = "q", **how: Any) -> list[str]:
+        """Push jobs that come together, as the web does; their ids."""
+        config = self.gate.queue(queue).config
+        like = NewJob("", queue, b"", "t/p", once=config.retry == "never", **how)
+        jobs = list(gather(like, self.gate.new_ids(len(lines)), lines))
+        self.successResultOf(self.gate.jobs.put(jobs))
+        self.turn()
+        return [id_ for job in jobs for id_ in ids_of(job)]
 
     def job(self, name: str) -> Job:
         """What the store knows of it."""

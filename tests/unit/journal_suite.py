@@ -35,13 +35,14 @@ from jobgate.jobs.job import (
     State,
 )
 from jobgate.jobs.journal import Key, LeaseTerms
-from jobgate.jobs.lots import ids_of, one_body
+from jobgate.jobs.lots import ids_of, one_body, singles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from twisted.internet.defer import Deferred
 
+    from jobgate.jobs.job import Taken
     from jobgate.jobs.journal import Journal
 
 QUEUES = ("q", "r")
@@ -93,6 +94,11 @@ def together(jobs: Sequence[NewJob]) -> NewJob:
     """Jobs that are alike but for id and body, as a lot."""
     body = one_body([job.body for job in jobs])
     return replace(jobs[0], ids=[job.id for job in jobs], body=body)
+
+
+def jobs_of(taken: Iterable[Taken]) -> list[Taken]:
+    """What has been taken, job by job."""
+    return [each for lot in taken for each in singles(lot)]
 
 
 def apart(changes: Iterable[Change]) -> Iterator[Change]:
@@ -279,7 +285,8 @@ class Promises:
         return done
 
     def take(self, queue: str = "q", count: int = 100) -> list[str]:
-        return [job.id for job in self.do(self.journal.take(queue, count, 1 << 20))]
+        taken = self.do(self.journal.take(queue, count, 1 << 20))
+        return [id_ for lot in taken for id_ in ids_of(lot)]
 
     def reopen(self, *, crash: bool = False) -> dict[str, list[int]]:
         if crash:
@@ -325,7 +332,7 @@ class Promises:
             ("c", False),
         ]
         assert self.take() == ["c"]
-        self.do(self.journal.give_back(["a", "c"]))
+        self.do(self.journal.give_back([["a"], ["c"]]))
         assert self.take() == ["a", "c"]
 
     def test_fences(self) -> None:
@@ -422,7 +429,7 @@ class Promises:
         key = Key("scope", "print", "said")
         terms = LeaseTerms("L", 10.0, "puller", key)
         self.do(self.journal.cancel("c", "why"))
-        leased = self.do(self.journal.lease([("a", 1), ("b", 1), ("c", 1)], terms))
+        leased = self.do(self.journal.lease([([name], 1) for name in "abc"], terms))
         assert leased.jobs == (("a", 1), ("b", 1))
         again, jobs = self.do(self.journal.leased_by_key(key))
         assert (again, [job.id for job in jobs]) == (leased, ["a", "b"])
@@ -457,13 +464,14 @@ class Promises:
         assert self.do(self.journal.kept(Key("scope", ""))).id == names[0]
         self.put(together(kin), new("single"), kin[3])
         assert [change.id for change in self.told] == [*names, "single"]
-        taken = self.do(self.journal.take("q", 3, 1 << 20))
+        taken = jobs_of(self.do(self.journal.take("q", 3, 1 << 20)))
         assert [(job.id, job.body) for job in taken] == [(job.id, job.body) for job in kin[:3]]
-        self.do(self.journal.consume([(name, 1) for name in names[:3]]))
+        self.do(self.journal.consume([(names[:3], 1)]))
         assert self.take(count=4) == names[3:7]
-        self.do(self.journal.give_back([names[5]]))
+        self.do(self.journal.give_back([[names[5]]]))
         pairs = [(name, 1) for name in (names[3], names[4], names[6])]
-        leased = self.do(self.journal.lease(pairs, LeaseTerms("L", 10.0)))
+        lots = [(names[3:5], 1), ([names[6]], 1)]
+        leased = self.do(self.journal.lease(lots, LeaseTerms("L", 10.0)))
         assert leased.jobs == tuple(pairs)
         assert self.take(count=1) == [names[5]]
         assert self.end(names[4], FAILED)
@@ -494,9 +502,10 @@ class Promises:
         more, _ = self.do(self.journal.page("q", None, 200, after))
         assert [job.id for job in jobs + more] == [job.id for job in kin[:92:-1]]
         taken = []
-        while batch := self.do(self.journal.take("q", 77, 100)):
+        while lots := self.do(self.journal.take("q", 77, 100)):
+            batch = jobs_of(lots)
             assert sum(len(job.body) for job in batch) <= 100
-            self.do(self.journal.consume([(job.id, 1) for job in batch]))
+            self.do(self.journal.consume([(ids_of(lot), 1) for lot in lots]))
             taken += [(job.id, job.body) for job in batch]
         assert taken == [(job.id, job.body) for job in kin]
         job = self.do(self.journal.get(kin[200].id))
@@ -526,7 +535,7 @@ class Promises:
         self.place.advance(5.0)
         self.do(self.journal.sweep())
         assert self.take(count=1) == names[:1]
-        self.do(self.journal.give_back(names[:1]))
+        self.do(self.journal.give_back([names[:1]]))
         self.place.advance(3.0)
         due = self.do(self.journal.sweep())
         assert sorted(job.id for job in due.expired) == names
@@ -550,7 +559,7 @@ class Promises:
         names = [job.id for job in kin]
         self.put(together(kin[:4]), together(kin[4:]))
         assert self.take(count=5) == names[:5]
-        self.do(self.journal.consume([(name, 1) for name in names[:2]]))
+        self.do(self.journal.consume([(names[:2], 1)]))
         self.start(names[4])
         assert self.reopen(crash=True) == {"q": [0, 0, 3, 0, 0, 0, 0, 0]}
         self.put(new("later"))
@@ -674,7 +683,7 @@ class Promises:
         for name in "acd":
             self.start(name)
         assert self.take() == ["e"]
-        self.do(self.journal.lease([("e", 1)], LeaseTerms("L", 50.0)))
+        self.do(self.journal.lease([(["e"], 1)], LeaseTerms("L", 50.0)))
         before = self.journal.now()
         self.place.set_wall(-1e6)
         counts = self.reopen(crash=True)
@@ -888,7 +897,7 @@ def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
                 if index and total > max_bytes:
                     wanted = wanted[:index]
                     break
-            taken = self.do(self.journal.take(queue, count, max_bytes))
+            taken = jobs_of(self.do(self.journal.take(queue, count, max_bytes)))
             assert [job.id for job in taken] == [fact.new.id for fact in wanted]
             for job, fact in zip(taken, wanted, strict=True):
                 fact.held = True
@@ -904,7 +913,7 @@ def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
         def give_back(self, data: st.DataObject) -> None:
             fact = self.any(data)
             if fact is not None:
-                self.do(self.journal.give_back([fact.new.id, "nobody"]))
+                self.do(self.journal.give_back([[fact.new.id], ["nobody"]]))
                 fact.held = False
                 if fact.state is State.RUNNING and not fact.lease:
                     # It had been declined after its start.
@@ -1055,12 +1064,14 @@ def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
                     wanted = model.takeable("q", now)[:3]
                     ids = [fact.new.id for fact in wanted]
                     taken = journal.take("q", 3, 1000)
-                    waiting.append((taken.addCallback(lambda jobs: [job.id for job in jobs]), ids))
+                    taken.addCallback(lambda lots: [job.id for job in jobs_of(lots)])
+                    waiting.append((taken, ids))
                     for fact in wanted:
                         fact.held = True
                 elif step == "back":
                     held = [f for f in model.jobs.values() if f.held]
-                    waiting.append((journal.give_back([f.new.id for f in held]), None))
+                    lots = [ids for ids, _ in self.in_lots(data, held)]
+                    waiting.append((journal.give_back(lots), None))
                     for fact in held:
                         fact.held = False
                 else:
@@ -1086,12 +1097,47 @@ def machine_for(make: Callable[[], Place]) -> type[RuleBasedStateMachine]:
             id_ = f"L{self.name()}"
             now = self.now()
             pairs = [(fact.new.id, fact.attempt + 1) for fact in facts]
-            leased = self.do(self.journal.lease(pairs, LeaseTerms(id_, seconds, "puller")))
+            lots = self.in_lots(data, facts)
+            leased = self.do(self.journal.lease(lots, LeaseTerms(id_, seconds, "puller")))
             for fact in facts:
                 self.model.start(fact, id_)
             self.model.leases[id_] = now + round(seconds * 1000)
-            assert leased.jobs == tuple(pairs)
+            assert sorted(leased.jobs) == sorted(pairs)
             assert leased.until == self.model.leases[id_] / 1000
+
+        def in_lots(
+            self, data: st.DataObject, facts: Iterable[Fact]
+        ) -> list[tuple[list[str], int]]:
+            """Jobs that are to start, some of them together, whether they came so or not."""
+            lots: list[tuple[list[str], int]] = []
+            for fact in facts:
+                attempt = fact.attempt + 1
+                if lots and lots[-1][1] == attempt and data.draw(st.booleans()):
+                    lots[-1][0].append(fact.new.id)
+                else:
+                    lots.append(([fact.new.id], attempt))
+            return lots
+
+        @rule(data=st.data(), start=st.integers(0, 3), count=st.integers(1, 9))
+        def consume(self, data: st.DataObject, start: int, count: int) -> None:
+            """Pullers have some of what is held; what has been cancelled is not theirs."""
+            held = sorted((f for f in self.model.jobs.values() if f.held), key=lambda f: f.seq)
+            facts = held[start : start + count]
+            if not facts:
+                return
+            now = self.now()
+            lots = self.in_lots(data, facts)
+            cancelled = self.some(data, facts) if data.draw(st.booleans()) else None
+            if cancelled is not None:
+                self.do(self.journal.cancel(cancelled.new.id, "because"))
+                cancelled.replied = False
+                self.model.end(cancelled, State.CANCELLED, now)
+            self.do(self.journal.consume(lots))
+            for fact in facts:
+                if fact.state < TERMINAL:
+                    self.model.start(fact)
+                    fact.replied = False
+                    self.model.end(fact, State.SUCCEEDED, now)
 
         def covered(self, lease: str) -> set[tuple[str, int]]:
             return {

@@ -20,9 +20,20 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from jobgate.jobs.job import Ending, Reply, State
 from jobgate.jobs.journal import Key, LeaseTerms
+from jobgate.jobs.lots import singles
 from jobgate.testing import inline_journal
 from tests.unit.disk import Disk, after_kill, after_power_loss, lay_out
-from tests.unit.journal_suite import DEAD, FAILED, LATER, OK, TERMINAL, Model, new
+from tests.unit.journal_suite import (
+    DEAD,
+    FAILED,
+    LATER,
+    OK,
+    TERMINAL,
+    Model,
+    jobs_of,
+    new,
+    together,
+)
 
 if TYPE_CHECKING:
     from jobgate.jobs.sqlite import SqliteJournal
@@ -58,7 +69,7 @@ class Script:
 
     def put(self, *jobs: Any, claim: int = 0, graph: str = "", key: Key | None = None) -> None:
         self.journal.put(jobs, claim=claim, graph=graph, key=key)
-        self.model.put(jobs, self.now(), claim, graph)
+        self.model.put([each for job in jobs for each in singles(job)], self.now(), claim, graph)
         self.note()
 
     def take(self, count: int) -> None:
@@ -92,7 +103,8 @@ class Script:
         self.put(new("a"), new("b", body=BODY), claim=2, key=Key("scope", "print", "answer"))
         self.journal._groups._ledger.db.execute(f"PRAGMA wal_autocheckpoint = {PAGES}")
         self.put(*(new(f"m{n}", priority=n % 8, headers='{"a":1}') for n in range(20)))
-        self.put(*(new(f"kin-{n:032}", body=BODY.replace(b"\n", b"")) for n in range(4)))
+        line = BODY.replace(b"\n", b"")
+        self.put(together([new(f"kin-{n:032}", body=line) for n in range(4)]))
         self.start("a", "b")
         self.finish("a", Ending(State.SUCCEEDED, Reply(200, "t/p", BODY)))
         self.finish("b", LATER)
@@ -112,7 +124,8 @@ class Script:
         self.finish("d", DEAD)
         self.take(5)
         held = [fact for fact in self.model.jobs.values() if fact.held]
-        self.journal.lease([(f.new.id, f.attempt + 1) for f in held[:2]], LeaseTerms("L", 500.0))
+        lots = [([f.new.id], f.attempt + 1) for f in held[:2]]
+        self.journal.lease(lots, LeaseTerms("L", 500.0))
         self.model.leases["L"] = self.now() + 500_000
         for fact in held[:2]:
             self.model.start(fact, "L")
@@ -129,7 +142,7 @@ class Script:
             self.journal.cancel(name, "why")
             self.model.end(self.model.jobs[name], State.CANCELLED, self.now())
             self.note()
-        self.journal.give_back([f.new.id for f in held])
+        self.journal.give_back([[f.new.id] for f in held])
         for fact in held:
             fact.held = False
         self.note()
@@ -271,7 +284,7 @@ class CrashPointTests(SynchronousTestCase):
                 break
             journal._writer.hold()  # type: ignore[attr-defined]
             ends = []
-            for job in taken:
+            for job in jobs_of(taken):
                 fact = model.jobs[job.id]
                 self.assertEqual((job.attempt, job.body), (fact.attempt, fact.new.body))
                 journal.start(job.id, job.attempt + 1, "w")

@@ -116,7 +116,7 @@ class FeederTests(SynchronousTestCase):
         """Who is let go is fed no more, wherever that finds it."""
         self.journal.hold = True
         commands = [self.add(name) for name in "ab"]
-        self.assertEqual(self.feeder.clear(), ["a", "b"])
+        self.assertEqual(self.feeder.clear(), commands)
         self.assertEqual([command.state for command in commands], [DONE, DONE])
         self.journal.hold = False
         self.journal.waiting.pop().callback(self.journal.endings_)

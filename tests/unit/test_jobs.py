@@ -180,7 +180,7 @@ class JobTests(JobsCase):
     def test_window(self) -> None:
         """RAM holds a window of the backlog, and all of it is run."""
         self.patch(backlog, "_WINDOW", 100)
-        self.patch(backlog, "_LOT", 70)
+        self.patch(backlog, "_AT_ONCE", 70)
         self.build(q=ONE)
         names = [self.push(body=b"%d" % number) for number in range(300)]
         self.assertEqual(len(self.gate.jobs.backlogs["q"].window), 101)

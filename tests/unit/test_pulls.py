@@ -6,13 +6,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 
 from jobgate import errors
+from jobgate.jobs import lots
 from jobgate.jobs.job import Reply, State
 from jobgate.jobs.journal import LeaseTerms
+from jobgate.jobs.lots import ids_of
 from tests.unit.jobs_case import JobsCase
 
 if TYPE_CHECKING:
@@ -471,6 +474,18 @@ class PullMachine(RuleBasedStateMachine):
     def push(self, queue: str, body: bytes, late: bool) -> None:
         self.names.append(self.case.push(queue, body, delay=2.0 if late else 0.0))
 
+    @rule(queue=queues, count=st.integers(2, 5), late=st.booleans())
+    def push_lines(self, queue: str, count: int, late: bool) -> None:
+        lines = [b"%d" % number for number in range(count)]
+        delay = 2.0 if late else 0.0
+        self.names += self.case.push_lines(lines, queue, delay=delay, attempts=100)
+
+    @precondition(lambda self: self.names)
+    @rule(data=st.data())
+    def cancel(self, data: Any) -> None:
+        name = data.draw(st.sampled_from(self.names))
+        self.case.successResultOf(self.case.journal.cancel(name, "by request"))
+
     @rule(queue=queues)
     def call(self, queue: str) -> None:
         called = self.case.gate.call(queue, b"call")
@@ -537,7 +552,7 @@ class PullMachine(RuleBasedStateMachine):
         steps = {
             "ack": lambda: [leases.finish(lease, None)],
             "fail": lambda: [leases.finish(lease, fault())],
-            "reply": lambda: [leases.reply(c.id, lease, OK) for c in commands],
+            "reply": lambda: [leases.reply(id_, lease, OK) for c in commands for id_ in ids_of(c)],
             "extend": lambda: [leases.extend(lease, 5.0)],
             "silence": list,
         }
@@ -592,3 +607,156 @@ class PullMachine(RuleBasedStateMachine):
 
 
 PullMachineTests = PullMachine.TestCase
+
+
+class LotMachine(RuleBasedStateMachine):
+    """Whoever takes from what came in lots, and whatever is cancelled: the rest comes in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.case = case = JobsCase()
+        case.setUp()
+        case.patch(lots, "_SIZE", 5)
+        case.build(q={}, w={"command": ("w",), "workers": 1})
+        self.serial = 0
+        self.lines: dict[str, bytes] = {}
+        self.waiting: list[str] = []
+        self.ended: dict[str, State] = {}
+        self.pull: tuple[Pull, list[Any], int, int] | None = None
+        self.has: list[str] | None = None
+        self.at_worker: list[str] = []
+
+    def teardown(self) -> None:
+        if self.pull is not None:
+            self.pull[0].leave()
+        self.settled()
+        self.case.reactor.discard()
+        self.case.doCleanups()
+
+    def new_lines(self, count: int, queue: str) -> list[str]:
+        lines = [b"%d" % (self.serial + number) for number in range(count)]
+        self.serial += count
+        names = self.case.push_lines(lines, queue)
+        self.lines.update(zip(names, lines, strict=True))
+        return names
+
+    @rule(count=st.integers(1, 12))
+    def push(self, count: int) -> None:
+        self.waiting += self.new_lines(count, "q")
+        self.look()
+
+    @precondition(lambda self: self.pull is None)
+    @rule(most=st.integers(1, 8), least=st.integers(1, 8), single=st.booleans())
+    def ask(self, most: int, least: int, single: bool) -> None:
+        """Somebody waits for lines, or for one command."""
+        most = 1 if single else most
+        least = min(most, least)
+        pull, got = self.case.pulling(wait=1e6, most=most, least=least, lines=not single)
+        self.pull = pull, got, most, least
+        self.look()
+
+    def look(self) -> None:
+        """Who has enough is answered, with what is first."""
+        self.case.turn(0.01)
+        if self.pull is None or self.has is not None:
+            return
+        _, got, most, least = self.pull
+        assert bool(got) == (len(self.waiting) >= least)
+        if got:
+            self.has, self.waiting = self.waiting[:most], self.waiting[most:]
+            [commands] = got
+            found = [id_ for command in commands for id_ in ids_of(command)]
+            assert found == self.has
+            bodies = [line for c in commands for line in lots.bodies_of(c.size, c.body)]
+            assert bodies == [self.lines[name] for name in found]
+
+    @precondition(lambda self: self.has is not None)
+    @rule(how=st.sampled_from(["for good", "leased", "acknowledged in part", "hung up"]))
+    def answer(self, how: str) -> None:
+        """The answer reaches its puller, or does not."""
+        assert self.pull is not None
+        assert self.has is not None
+        pull, [commands], _, _ = self.pull
+        has = [name for name in self.has if name not in self.ended]
+        gate = self.case.gate
+        road, leases = gate.dispatcher["q"], gate.leases
+        if how == "hung up":
+            pull.leave()
+            self.waiting = has + self.waiting
+        else:
+            self.ended.update(dict.fromkeys(has, State.SUCCEEDED))
+        if how == "for good":
+            leases.hand_over(road, commands)
+        elif how != "hung up":
+            lease = self.case.gate.new_id()
+            self.case.successResultOf(leases.lend(road, commands, LeaseTerms(lease, 50.0)))
+            if how == "acknowledged in part" and has:
+                self.case.done(leases.reply(has[len(has) // 2], lease, OK))
+                has.pop(len(has) // 2)
+            if has:
+                self.case.done(leases.finish(lease, None))
+        self.pull = self.has = None
+        self.case.turn()
+
+    @precondition(lambda self: self.waiting or self.has)
+    @rule(data=st.data(), count=st.integers(1, 3))
+    def cancel(self, data: Any, count: int) -> None:
+        """Wherever they are: in the store, in a queue, with a puller who gathers or has enough."""
+        at = data.draw(st.integers(0, len(self.waiting) + len(self.has or ()) - 1))
+        for name in [*(self.has or ()), *self.waiting][at : at + count]:
+            if name not in self.ended:
+                self.case.successResultOf(self.case.journal.cancel(name, "by request"))
+                self.ended[name] = State.CANCELLED
+        self.waiting = [name for name in self.waiting if name not in self.ended]
+        self.look()
+
+    @rule(seconds=st.sampled_from([1.0, 10.0]))
+    def time(self, seconds: float) -> None:
+        """What is kept at hand is not for long."""
+        self.case.turn(seconds)
+
+    @rule(count=st.integers(1, 12))
+    def push_to_worker(self, count: int) -> None:
+        self.at_worker += self.new_lines(count, "w")
+
+    @precondition(lambda self: self.at_worker)
+    @rule(count=st.integers(1, 12))
+    def work(self, count: int) -> None:
+        """A worker is given one after the other."""
+        for _ in range(min(count, len(self.at_worker))):
+            [given] = self.case.child.commands
+            name = self.at_worker.pop(0)
+            assert given.body == self.lines[name]
+            self.case.child.reply(b"")
+            self.ended[name] = State.SUCCEEDED
+
+    @precondition(lambda self: len(self.at_worker) > 1)
+    @rule(data=st.data())
+    def cancel_before_worker(self, data: Any) -> None:
+        name = self.at_worker.pop(data.draw(st.integers(1, len(self.at_worker) - 1)))
+        self.case.successResultOf(self.case.journal.cancel(name, "by request"))
+        self.ended[name] = State.CANCELLED
+
+    @rule(count=st.integers(1, 8))
+    def pull_beside_worker(self, count: int) -> None:
+        """Lines are pulled from where a worker takes them, too."""
+        _, got = self.case.pulling("w", most=count, lines=True)
+        [commands] = got
+        names = self.at_worker[1 : 1 + count]
+        assert [id_ for command in commands for id_ in ids_of(command)] == names
+        self.case.gate.leases.hand_over(self.case.gate.dispatcher["w"], commands)
+        del self.at_worker[1 : 1 + count]
+        self.ended.update(dict.fromkeys(names, State.SUCCEEDED))
+
+    @invariant()
+    def settled(self) -> None:
+        self.case.conserved()
+        window = self.case.gate.jobs.backlogs["q"].window
+        assert all(name not in self.ended for name in window)
+        jobs, _ = self.case.successResultOf(self.case.journal.page("", None, 1000, ""))
+        found = {job.id: job.state for job in jobs}
+        assert found.items() >= self.ended.items()
+
+
+LotMachineTests = LotMachine.TestCase
+LotMachineTests.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

@@ -125,9 +125,9 @@ class SqliteJournal:
         """Take queued jobs to run them here."""
         return self._do(Kind.HOLD, running.take, queue, count, max_bytes)
 
-    def give_back(self, ids: Sequence[str]) -> Deferred[None]:
+    def give_back(self, lots: Sequence[Sequence[str]]) -> Deferred[None]:
         """Leave what was taken, and not started, for another `take`."""
-        return self._do(Kind.LASTING, running.give_back, ids)
+        return self._do(Kind.LASTING, running.give_back, lots)
 
     def start(self, id: str, attempt: int, worker: str) -> Deferred[None]:  # noqa: A002
         """A job of ours starts."""
@@ -151,15 +151,17 @@ class SqliteJournal:
         """End a job that has not started (again)."""
         return self._do(Kind.LASTING, running.finish_waiting, id, ending)
 
-    def consume(self, jobs: Sequence[tuple[str, int]]) -> Deferred[None]:
+    def consume(self, lots: Sequence[tuple[Sequence[str], int]]) -> Deferred[None]:
         """Jobs of ours are a puller's for good."""
-        return self._do(Kind.LASTING, running.consume, jobs)
+        return self._do(Kind.LASTING, running.consume, lots)
 
     # --- leases
 
-    def lease(self, jobs: Sequence[tuple[str, int]], terms: LeaseTerms) -> Deferred[Leased]:
+    def lease(
+        self, lots: Sequence[tuple[Sequence[str], int]], terms: LeaseTerms
+    ) -> Deferred[Leased]:
         """Jobs of ours start with a puller."""
-        return self._do(Kind.WRITE, leases.lease, jobs, terms)
+        return self._do(Kind.WRITE, leases.lease, lots, terms)
 
     def leased(self, lease: str) -> Deferred[Leased | None]:
         """A lease that lives, or has been ended by `finish_lease` lately."""

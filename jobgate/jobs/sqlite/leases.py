@@ -27,9 +27,9 @@ _REMEMBERED: Final = 3_600_000
 """Milliseconds for which a lease that was ended is remembered."""
 
 
-def lease(ledger: Ledger, jobs: Sequence[tuple[str, int]], terms: LeaseTerms) -> Leased:
+def lease(ledger: Ledger, lots: Sequence[tuple[Sequence[str], int]], terms: LeaseTerms) -> Leased:
     """Jobs start with a puller; what is no longer ours (cancelled meanwhile) is left out."""
-    rows = ledger.rows_of(jobs)
+    rows = ledger.rows_of(lots)
     if terms.key is not None:
         remember(ledger, terms.key, terms.id)
     until = ledger.now + max(1, round(terms.seconds * 1000))

@@ -338,16 +338,31 @@ class Ledger:
             found = rows[0]
         return found, found.ids.index(id_) if found.size > 1 else 0
 
-    def rows_of(self, jobs: Sequence[tuple[str, int]]) -> list[tuple[Row, int]]:
+    def rows_of(self, lots: Sequence[tuple[Sequence[str], int]]) -> list[tuple[Row, int]]:
         """
         Rows that are these jobs' and nobody else's.
 
         Args:
-            jobs: `(id, attempt)`; unknown ones are left out.
+            lots: Ids of jobs and an attempt; unknown ones are left out.
 
         Returns:
             In order, with the attempts.
         """
+        rows: list[tuple[Row, int]] = []
+        others: list[tuple[str, int]] = []
+        for ids, attempt in lots:
+            row = self.rows.get(ids[0])
+            if row is not None and row.size == len(ids) and (row.size == 1 or row.ids == ids):
+                if others:
+                    rows += self._rows_of(others)
+                    others = []
+                rows.append((row, attempt))
+            else:
+                others += [(id_, attempt) for id_ in ids]
+        return rows + self._rows_of(others) if others else rows
+
+    def _rows_of(self, jobs: Sequence[tuple[str, int]]) -> list[tuple[Row, int]]:
+        """Likewise, with an attempt for each."""
         found: dict[int, tuple[Row, dict[str, int]]] = {}
         for id_, attempt in jobs:
             row = self.rows.get(id_) or self.find(id_)[0]

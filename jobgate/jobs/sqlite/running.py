@@ -110,16 +110,6 @@ def taken(ledger: Ledger, rows: Sequence[Row], max_bytes: int = 0) -> list[Taken
     for row, (content_type, headers, length) in zip(rows, decode(heads), strict=True):
         body = data[at : at + length]
         at += length
-        created, once = row.created / 1000, bool(row.flags & ONCE)
-        if row.size > 1:
-            found += [
-                Taken(
-                    id_, row.queue, line, content_type, row.priority, row.attempt, row.spent,
-                    row.attempts, created, headers, row.caller, once=once,
-                )
-                for id_, line in zip(row.ids, bodies_of(row.size, body), strict=True)
-            ]  # fmt: skip
-            continue
         found.append(
             Taken(
                 id=row.id,
@@ -130,23 +120,24 @@ def taken(ledger: Ledger, rows: Sequence[Row], max_bytes: int = 0) -> list[Taken
                 attempt=row.attempt,
                 spent=row.spent,
                 attempts=row.attempts,
-                created=created,
+                created=row.created / 1000,
                 headers=headers,
                 caller=row.caller,
                 call=bool(row.flags & CALL),
-                once=once,
+                once=bool(row.flags & ONCE),
                 graph=row.graph_id,
                 name=row.name,
                 inputs=inputs.get(row.seq, ()),
                 fed=fed.get(row.seq, ()),
+                ids=row.ids,
             )
         )
     return found
 
 
-def give_back(ledger: Ledger, ids: Sequence[str]) -> None:
+def give_back(ledger: Ledger, lots: Sequence[Sequence[str]]) -> None:
     """Leave what was taken for another `take`; what had started was declined then."""
-    for row, _ in ledger.rows_of([(id_, 0) for id_ in ids]):
+    for row, _ in ledger.rows_of([(ids, 0) for ids in lots]):
         if _ours(row):
             ledger.move(row, State.QUEUED)
 
@@ -172,9 +163,9 @@ def _ours(row: Row) -> bool:
     return row.state == HELD or (row.state == State.RUNNING and not row.lease)
 
 
-def consume(ledger: Ledger, jobs: Sequence[tuple[str, int]]) -> None:
+def consume(ledger: Ledger, lots: Sequence[tuple[Sequence[str], int]]) -> None:
     """Held jobs are a puller's for good."""
-    for row, attempt in ledger.rows_of(jobs):
+    for row, attempt in ledger.rows_of(lots):
         if _ours(row):
             if row.state == HELD:
                 ledger.begin(row, attempt, "")
