@@ -257,8 +257,10 @@ class Backlog:
         road = self.road
         if road.staffed or self.closed or road.draining or self.once or self._lingers <= 0:
             return 0
-        count = sum(map(size_of, jobs))
-        size_bytes = sum([len(job.body) for job in jobs])
+        count = size_bytes = 0
+        for job in jobs:
+            count += size_of(job)
+            size_bytes += len(job.body)
         if self._idle + count > _AT_HAND or road.bytes_waiting + size_bytes > _AT_HAND_BYTES:
             # All goes to the store, and comes back in its order.
             self.clear()
@@ -336,21 +338,21 @@ class Backlog:
 
     def trim(self) -> None:
         """Keep nothing waiting here that nobody is there to take, or is about to come for."""
-        road = self.road
+        idle = self._idle
         if self.closed:
             self.clear()
-        elif road.staffed or (self.wanted and self._idle <= 0):
+        elif idle <= 0:
             return
         elif (
             self.stored > 0
             or self.once
-            or self._idle > _AT_HAND
-            or road.bytes_waiting > _AT_HAND_BYTES
+            or idle > _AT_HAND
+            or self.road.bytes_waiting > _AT_HAND_BYTES
             or self._lingers <= 0
         ):
             # What is in the store may have its turn before what is here.
             self.clear()
-        elif self._idle > 0:
+        else:
             self._look_in(self._lingers)
 
     def move(self, road: Road) -> None:

@@ -179,7 +179,7 @@ class Ledger:
         self._held: set[int] = set()
         self._touched: dict[int, Row] = {}
         self._dirty: list[Row] = []
-        self._unborn: dict[int, Row] = {}
+        self._unborn: list[Row] = []
         self._unwritten: dict[int, Row] = {}
         self._owed = 0
         self._fresh: dict[tuple[object, ...], _Alike] = {}
@@ -480,16 +480,7 @@ class Ledger:
         ids, size = job.ids, len(job.ids) or 1
         self._owed += 1 + (len(job.body) >> _WEIGHT)
         self._next = seq + size
-        like = (
-            self.now, job.queue, job.priority, job.attempts, job.delay, job.expires, job.keep,
-            job.caller, job.callback, job.call, job.once, job.when, not job.needs, claim, graph,
-            waits, size,
-        )  # fmt: skip
-        alike = self._fresh.get(like)
-        if alike is None:
-            alike = self._fresh[like] = _alike(
-                job, self.now, claim=claim, graph=graph, waits=waits, size=size
-            )
+        alike = self._alike(job, claim=claim, graph=graph, waits=waits, size=size)
         self._are_new(ids or (job.id,))
         alike.numbers[job.id] = seq
         stem = lots.stem(job.id)
@@ -508,8 +499,10 @@ class Ledger:
                 seq, job.id, job.queue, HELD, *fixed[2:4], 0, 0, *fixed[4:7], 0, 0, *fixed[7:13],
                 "", *fixed[13:16], 0, size, graph_id, job.name, list(ids),
             )  # fmt: skip
-            row = self._unborn[seq] = Row(*values)
+            row = Row(*values)
             self._remember(row)
+            if self.in_ram:
+                self._unborn.append(row)
         self._more[job.queue] = self._more.get(job.queue, 0) + size
         self.changes.append(
             Change(
@@ -518,6 +511,24 @@ class Ledger:
             )
         )  # fmt: skip
         return seq
+
+    def _alike(self, job: NewJob, *, claim: bool, graph: int, waits: int, size: int) -> _Alike:
+        """What it has in common with others; where RAM will do, with nobody if it is held."""
+        if self.in_ram and claim:
+            held = _alike(job, self.now, claim=claim, graph=graph, waits=waits, size=size)
+            if held.state == HELD:
+                return held
+        like = (
+            self.now, job.queue, job.priority, job.attempts, job.delay, job.expires, job.keep,
+            job.caller, job.callback, job.call, job.once, job.when, not job.needs, claim, graph,
+            waits, size,
+        )  # fmt: skip
+        alike = self._fresh.get(like)
+        if alike is None:
+            alike = self._fresh[like] = _alike(
+                job, self.now, claim=claim, graph=graph, waits=waits, size=size
+            )
+        return alike
 
     def link(self, parent: int, child: int, place: int) -> None:
         """A job needs another."""
@@ -685,12 +696,12 @@ class Ledger:
 
     def _write(self) -> None:
         db = self._db
-        if self._fresh:
+        if self._bodies:
             self._are_unknown()
-            self._bear()
+            if self._unborn:
+                self._bear()
             for alike in self._fresh.values():
-                if alike.numbers:
-                    db.execute(_INSERT, (encode(alike.numbers).decode(), *alike.fixed))
+                db.execute(_INSERT, (encode(alike.numbers).decode(), *alike.fixed))
             self._fresh.clear()
             if self._lots:
                 self._write_rows(_LOT, self._lots)
@@ -722,17 +733,14 @@ class Ledger:
             self._live.clear()
 
     def _bear(self) -> None:
-        """New rows that have changed since go in as they are now."""
+        """New rows that RAM has had for a while go in as they are now."""
         born = []
-        for row in self._dirty:
-            if row.seq in self._unborn:
-                for alike in self._fresh.values():
-                    alike.numbers.pop(row.id, None)
-                row.dirty = 0
-                values = astuple(row)
-                born.append((*values[:3], public(row.state), *values[4 : len(COLUMNS)]))
-        self._unborn.clear()
+        for row in self._unborn:
+            row.dirty = 0
+            values = astuple(row)
+            born.append((*values[:3], public(row.state), *values[4 : len(COLUMNS)]))
         self._write_rows(_BORN, born)
+        self._unborn.clear()
 
     def _are_new(self, ids: Sequence[str]) -> None:
         before = len(self._new)
