@@ -33,6 +33,8 @@ _MOST_MS = 2.0**53
 """The largest `remaining_ms`: what every JSON parser can hold."""
 _JOIN_BELOW = 1024 * 1024
 """Bytes up to which copying inputs together is cheaper than a write for each."""
+_COPY_BELOW = 4096
+"""Bytes up to which copying a body behind its head is cheaper than carrying two pieces."""
 _REMEMBERED = 256
 """Content types and metas that are kept: workers and callers repeat themselves."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -181,7 +183,8 @@ class FramesConversation(Conversation):
 
     def _pieces(self, command: Command, frame_id: int) -> list[bytes]:
         if not command.inputs:
-            return [self._head(command, frame_id), command.body]
+            head, body = self._head(command, frame_id), command.body
+            return [head + body] if len(body) < _COPY_BELOW else [head, body]
         inputs = [
             {"name": name, "content_type": kind, "length": len(body)}
             for name, kind, body in command.inputs

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Calls"]
 
-_OCTETS = "application/octet-stream"
-
 _log = Logger()
 
 
@@ -59,15 +57,13 @@ class Calls:
             queue: The queue's name.
             answer: Takes the response, now or later.
         """
-        headers = exchange.head.headers
-        kind = headers.get(b"content-type")
+        head = exchange.head
+        headers = head.headers
         command = None
         try:
             if exchange.token is not None:
                 self._access.need(exchange, f"call:{queue}")
-            command = self._gate.command(
-                queue, exchange.body, kind.decode("latin-1") if kind else _OCTETS
-            )
+            command = self._gate.command(queue, exchange.body, head.content_type)
             if exchange.token is not None:
                 command.caller = exchange.token.name
             road = self._gate.dispatcher[queue]

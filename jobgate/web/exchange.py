@@ -23,6 +23,7 @@ __all__ = ["NO_HEAD", "Exchange", "Head", "Response", "json_response", "phrase"]
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 _PHRASES[413] = "Content Too Large"
+_OCTETS = "application/octet-stream"
 _json = msgspec.json.Encoder().encode
 
 
@@ -96,9 +97,12 @@ class Head:
         http10: The caller speaks HTTP/1.0.
         keep_alive: The caller wants to go on using the connection.
         length: `Content-Length`, 0 without one.
+        content_type: `Content-Type`, or what is meant by none.
     """
 
-    __slots__ = ("headers", "http10", "keep_alive", "length", "method", "target")
+    __slots__ = (
+        "content_type", "headers", "http10", "keep_alive", "length", "method", "target",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -115,6 +119,7 @@ class Head:
         self.http10 = http10
         self.keep_alive = keep_alive
         self.length = int(headers.get(b"content-length", 0))
+        self.content_type = headers.get(b"content-type", b"").decode("latin-1") or _OCTETS
 
     @property
     def path(self) -> bytes:

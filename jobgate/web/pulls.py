@@ -159,9 +159,8 @@ class Pulls:
         terms = self._terms(asked)
         await self._may(exchange, name)
         headers = exchange.head.headers
-        kind = headers.get(b"content-type") or b"application/octet-stream"
         status = read.status(headers[b"jobgate-status"]) if b"jobgate-status" in headers else 200
-        reply = Reply(status, kind.decode("latin-1"), exchange.body)
+        reply = Reply(status, exchange.head.content_type, exchange.body)
         # What would be refused is refused before the reply is taken: one cannot give it twice.
         key = key_of(exchange)
         road = None

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Asked", "Pushes", "key_of", "reply_of"]
 
-_OCTETS = "application/octet-stream"
 _MOST_LINES = 250_000
 """Of one push: each is a job that RAM holds until all are stored."""
 _json = msgspec.json.Encoder().encode
@@ -164,8 +163,7 @@ class Pushes:
         """The jobs that a request is about, lines in lots, with what its headers ask for."""
         config = road.config
         headers = exchange.head.headers
-        kind = headers.get(b"content-type")
-        content_type = kind.decode("latin-1") if kind else _OCTETS
+        content_type = exchange.head.content_type
         more: dict[str, Any] = {}
         if not PUSH_FIELDS.isdisjoint(headers):
             more = self._asked_for(headers)
