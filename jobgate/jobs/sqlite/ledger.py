@@ -184,7 +184,7 @@ class Ledger:
         self._owed = 0
         self._fresh: dict[tuple[object, ...], _Alike] = {}
         self._new: set[str] = set()
-        self._stems: set[str] = set()
+        self._alone: list[str] = []
         self._any_lots: bool | None = None
         self._lots: list[tuple[object, ...]] = []
         self._bodies: list[tuple[object, ...]] = []
@@ -277,7 +277,7 @@ class Ledger:
             self._unwritten,
             self._fresh,
             self._new,
-            self._stems,
+            self._alone,
             self._lots,
             self._outcomes,
             self._live,
@@ -397,10 +397,11 @@ class Ledger:
         """Jobs, by what follows `FROM job` in a SELECT; those in RAM already are the same rows."""
         self.flush()
         (text,) = self.db.execute(
-            f"SELECT json_group_array(json(row)) FROM (SELECT {ROW} AS row FROM job {where})",  # noqa: S608
+            f"SELECT group_concat(row, ',') FROM (SELECT {ROW} AS row FROM job {where})",  # noqa: S608
             values,
         ).fetchone()
-        return [self._known(row) for row in decode(text, type=list[Row])]
+        # Put together here: SQLite would read each of them again to be sure that it is JSON.
+        return [self._known(row) for row in decode(f"[{text or ''}]", type=list[Row])]
 
     def ask(self, select: str, values: Sequence[object] = ()) -> list[Any]:
         """What a SELECT of one column of JSON finds, in one step."""
@@ -483,11 +484,11 @@ class Ledger:
         alike = self._alike(job, claim=claim, graph=graph, waits=waits, size=size)
         self._are_new(ids or (job.id,))
         alike.numbers[job.id] = seq
-        stem = lots.stem(job.id)
-        self._stems.add(stem)
         state = alike.state
         if ids:
-            self._lots.append((seq, stem, encode(ids).decode()))
+            self._lots.append((seq, lots.stem(job.id), encode(ids).decode()))
+        else:
+            self._alone.append(job.id)
         self._bodies.append((seq, job.content_type, job.headers, job.body))
         if graph:
             self._nodes.append((graph, seq, job.name))
@@ -750,27 +751,24 @@ class Ledger:
             raise ValueError(message)
 
     def _are_unknown(self) -> None:
-        """What the index of ids does not see: a new job that is in a lot, a lot of known jobs."""
+        """
+        What the index of ids does not see: a new job, alone, that is in a lot already.
+
+        A lot that is put again comes with the id of its first job, which it sees.
+        """
+        alone, self._alone = self._alone, []
+        self._new.clear()
         if self._lots:
             self._any_lots = True
         elif self._any_lots is None:
             self._any_lots = self._db.execute("SELECT 1 FROM lot LIMIT 1").fetchone() is not None
-        near = None
-        if self._any_lots:
-            near = self._db.execute(
-                "SELECT 1 FROM lot WHERE stem IN (SELECT value FROM json_each(?)) LIMIT 1",
-                (encode(self._stems).decode(),),
-            ).fetchone()
-        for _, stem, _ in self._lots:
-            near = (
-                near
-                or self._db.execute(
-                    "SELECT 1 FROM job WHERE id BETWEEN ?1 AND ?1 || 'z' LIMIT 1", (stem,)
-                ).fetchone()
-            )
-        self._stems.clear()
-        ids, self._new = list(self._new), set()
-        if near and lots.known(self._db, ids):
+        if not self._any_lots or not alone:
+            return
+        near = self._db.execute(
+            "SELECT 1 FROM lot WHERE stem IN (SELECT value FROM json_each(?)) LIMIT 1",
+            (encode(list({lots.stem(id_) for id_ in alone})).decode(),),
+        ).fetchone()
+        if near and lots.known(self._db, alone):
             message = "a job is put again"
             raise ValueError(message)
 

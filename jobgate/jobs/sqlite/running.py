@@ -33,6 +33,8 @@ __all__ = [
 ]
 
 _CONSUMED = Ending(State.SUCCEEDED)
+_FEW, _SOME = 4, 64
+"""Rows that are looked at first, and one more for each so many jobs."""
 
 
 def take(ledger: Ledger, queue: str, count: int, max_bytes: int) -> list[Taken]:
@@ -48,19 +50,28 @@ def take(ledger: Ledger, queue: str, count: int, max_bytes: int) -> list[Taken]:
 
 def _next(ledger: Ledger, queue: str, count: int) -> list[Row]:
     """The rows of the so many jobs whose turn it is; of the last lot only what is wanted."""
-    rows = ledger.load(
+    # To look at as many rows as there may have to be costs more than to take some lots.
+    few = min(count, _FEW + count // _SOME)
+    rows = _first(ledger, queue, count, few)
+    left = count - sum([row.size for row in rows[:-1]])
+    if few == len(rows) < count and rows[-1].size < left:
+        rows = _first(ledger, queue, count, count)
+        left = count - sum([row.size for row in rows[:-1]])
+    if rows and rows[-1].size > left:
+        ledger.split(rows[-1], [left])
+    return rows
+
+
+def _first(ledger: Ledger, queue: str, count: int, most: int) -> list[Row]:
+    """The rows of the so many jobs whose turn it is, be it some more, but only so many rows."""
+    return ledger.load(
         "JOIN (SELECT seq, sum(size) OVER (ORDER BY turn, seq ROWS UNBOUNDED PRECEDING) - size"
         " AS before FROM (SELECT seq, turn, size FROM job WHERE queue = ?1 AND state = 2"
         " AND (expires = 0 OR expires > ?2) AND seq NOT IN (SELECT value FROM json_each(?3))"
-        " ORDER BY turn, seq LIMIT ?4)) AS next ON next.seq = job.seq"
+        " ORDER BY turn, seq LIMIT ?5)) AS next ON next.seq = job.seq"
         " WHERE next.before < ?4 ORDER BY next.before",
-        (queue, ledger.now, encode(ledger.held()).decode(), count),
+        (queue, ledger.now, encode(ledger.held()).decode(), count, most),
     )
-    if rows:
-        wanted = count - sum([row.size for row in rows[:-1]])
-        if rows[-1].size > wanted:
-            ledger.split(rows[-1], [wanted])
-    return rows
 
 
 def _fitting(ledger: Ledger, rows: list[Row], max_bytes: int) -> tuple[list[Row], int]:
