@@ -45,7 +45,7 @@ _BYTES = 16 * 1024 * 1024
 """Their bodies, together, about."""
 _LINGER = 5.0
 """Seconds for which a queue that was pulled from keeps what comes at hand: who pulls comes back."""
-_AT_HAND, _AT_HAND_BYTES = 32, 64 * 1024
+_AT_HAND, _AT_HAND_BYTES = 256, 64 * 1024
 """As long as it is all that is queued, and no more than so many jobs and bytes of bodies."""
 _RESTED = 1.0
 """Seconds after which the journal is asked again if it could not say."""
