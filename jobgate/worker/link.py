@@ -68,7 +68,7 @@ class Link:
         self._taken = 0  # how many have left the inbox; counted for batches only
         self._batches: list[tuple[int, int]] = []  # how many came before a batch, and its size
         self._began = 0.0  # when the last one began to run
-        self._long = False  # whether it took long
+        self._long = False  # whether it took long, and the next had come meanwhile
         self.draining = False  # leave once the inbox is empty
         self.ended = False  # nothing more can be read
         self.trouble = ""  # what the gate sent that is no frame
@@ -98,10 +98,14 @@ class Link:
 
     def take_batch(self) -> list[Command]:
         """Wait for all of the next batch; what came without one is a batch of its own."""
-        self._long = monotonic() - self._began > _LONG
+        long = monotonic() - self._began > _LONG
         with self.reading:
             self.batch = []
             self.current = None
+            # While there is no next batch yet, a helper that waits for it as well would be in the
+            # way when it comes.
+            here = len(self.inbox) >= self._next_size()
+            self._long = long and (here or self._readable())
             while len(self.inbox) < (size := self._next_size()):
                 if self.ended or (self.draining and not self.inbox):
                     self.ended = True
