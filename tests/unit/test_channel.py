@@ -182,6 +182,32 @@ class RequestTests(DoorCase):
         self.assertEqual([one[2][-4:] for one in found], [b"aaaa", b"bbbb", b"cho "])
         self.end(transport)
 
+    def test_repeated_fields(self) -> None:
+        """Known fields behind another first line are what they were; an odd line is looked at."""
+        fields = b"\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi"
+        for line in (b"POST /leases/%d/ack HTTP/1.1" % number for number in (1, 2, 3)):
+            found, transport = self.send(line + fields)
+            self.assertEqual([one[2] for one in found], [line[:-8] + b"hi"])
+            self.end(transport)
+        self.assertEqual((len(self.server.heads), len(self.server.fields)), (0, 1))
+        found, transport = self.send(b"GET /echo HTTP/1.1" + fields)
+        self.assertEqual([one[2] for one in found], [b"GET /echo hi"])
+        self.assertEqual(len(self.server.heads), 1)
+        self.end(transport)
+        for line in (
+            b"POST /echo HTTP/1.2",
+            b"POST /echo HTTP/2.0",
+            b"POST /ec ho HTTP/1.1",
+            b"PO\x00ST /echo HTTP/1.1",
+            b"POST /echo",
+        ):
+            found, transport = self.send(line + fields)
+            self.assertEqual([one[0] for one in found], [400], line)
+            self.end(transport)
+        found, transport = self.send(b"POST /echo HTTP/1.0" + fields)
+        self.assertEqual((found[0][0], transport.closed), (200, True))
+        self.end(transport)
+
     def test_repeated_head_with_less_or_more(self) -> None:
         """
         A known head followed by less than its body waits for it; by more, the rest is the next

@@ -10,6 +10,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobgate.errors import StoreUnavailable
+from jobgate.jobs.job import Ending, State
+from jobgate.jobs.journal import LeaseTerms
 from jobgate.jobs.sqlite import SqliteJournal
 from tests.unit.journal_suite import new
 
@@ -61,6 +63,39 @@ class LoopTests(SynchronousTestCase):
         self.assertEqual((late, self.groups), ([], [1]))
         self.clock.advance(0)
         self.assertEqual(late, [1, 2, 2])
+
+    def test_the_tables_wait(self) -> None:
+        """What nobody asks the tables for goes there with much else, as it is by then."""
+        tables = self.journal._groups._ledger._db
+        ids = [f"{number:032}" for number in range(200)]
+        seen = []
+        for id_ in ids:
+            self.successResultOf(self.journal.put([new(id_)], claim=1))
+            terms = LeaseTerms(f"lease of {id_}", 60.0)
+            leased = self.successResultOf(self.journal.lease([([id_], 1)], terms))
+            self.assertEqual(leased.jobs, ((id_, 1),))
+            seen.append(tables.execute("SELECT count(*) FROM job").fetchone()[0])
+            ended = self.journal.finish_lease(terms.id, Ending(State.SUCCEEDED))
+            self.assertTrue(self.successResultOf(ended))
+        self.assertLess(len(set(seen)), 10)
+        self.assertGreater(seen[-1], 1)
+        states = [change.state for change in self.told if change.id == ids[-1]]
+        self.assertEqual(states, [State.QUEUED, State.RUNNING, State.SUCCEEDED])
+        jobs, _ = self.successResultOf(self.journal.page("q", None, 1000, ""))
+        self.assertEqual([job.id for job in jobs], ids[::-1])
+        self.assertEqual({job.state for job in jobs}, {State.SUCCEEDED})
+        self.assertEqual(self.journal._groups._ledger.rows, {})
+        again = self.journal.finish_lease(f"lease of {ids[0]}", Ending(State.SUCCEEDED))
+        self.assertTrue(self.successResultOf(again))
+
+    def test_what_ram_has_is_not_put_again(self) -> None:
+        """Nor is what the tables have."""
+        for name in ("a", "a", "b"):
+            self.successResultOf(self.journal.put([new(name)], claim=1))
+        self.successResultOf(self.journal.page("q", None, 10, ""))
+        self.successResultOf(self.journal.put([new("b")]))
+        jobs, _ = self.successResultOf(self.journal.page("q", None, 10, ""))
+        self.assertEqual([job.id for job in jobs], ["b", "a"])
 
     def test_close(self) -> None:
         """What was asked is done before the end, and nothing is left in the loop."""

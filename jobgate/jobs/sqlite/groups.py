@@ -180,8 +180,8 @@ class Groups:
             What has changed, and the lasting ones that could not be stored.
         """
         # Whoever asks, and then waits to be told of what changes, must not miss what is between.
-        reads = [operation for operation in group if operation.kind is Kind.READ]
-        if reads:
+        if len(group) > 1:
+            reads = [operation for operation in group if operation.kind is Kind.READ]
             group = [operation for operation in group if operation.kind is not Kind.READ] + reads
         if self._in_ram and not self.trouble:
             return self._run_in_ram(group)
