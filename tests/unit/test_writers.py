@@ -88,6 +88,15 @@ class LoopTests(SynchronousTestCase):
         again = self.journal.finish_lease(f"lease of {ids[0]}", Ending(State.SUCCEEDED))
         self.assertTrue(self.successResultOf(again))
 
+    def test_what_the_tables_would_not_take(self) -> None:
+        """It is refused when it comes, and nothing that was there before is lost by it."""
+        self.successResultOf(self.journal.put([new("a")], claim=1))
+        for wrong in ({"content_type": "\ud800"}, {"priority": 10**30}, {"delay": 1e18}):
+            failed = self.failureResultOf(self.journal.put([new("b", **wrong)]))
+            self.assertIsInstance(failed.value, (UnicodeEncodeError, OverflowError), wrong)
+        jobs, _ = self.successResultOf(self.journal.page("q", None, 10, ""))
+        self.assertEqual([job.id for job in jobs], ["a"])
+
     def test_what_ram_has_is_not_put_again(self) -> None:
         """Nor is what the tables have."""
         for name in ("a", "a", "b"):

@@ -4,7 +4,7 @@ Steps: jobs come in.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from jobgate.errors import QueueFull, Unprocessable
 from jobgate.jobs.graph import MAX_JOBS, MAX_NEEDS, path
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from jobgate.jobs.sqlite.rows import Row
 
 __all__ = ["grow", "kept", "put", "remember"]
+
+_MUCH: Final = 1e10
+"""Of anything that a job has a number of: what is more may be no number for a table."""
 
 
 def put(
@@ -126,11 +129,13 @@ def remember(ledger: Ledger, key: Key, target: str) -> None:
 
 
 def _is_plain(ledger: Ledger, jobs: Sequence[NewJob]) -> bool:
-    """Whether it is one new job that the tables will surely take."""
+    """Whether it is one new job that the tables will surely take, whenever they are given it."""
     (job, *more) = jobs
     return (
         not (more or job.ids or job.needs or job.name)
+        and type(job.body) is bytes
         and f"{job.content_type}{job.headers}{job.caller}{job.callback}".isascii()
+        and max(job.priority, job.attempts, job.delay, job.expires, job.keep) <= _MUCH
         and not ledger.seen(job.id)
     )
 

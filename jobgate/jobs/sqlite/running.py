@@ -35,6 +35,7 @@ __all__ = [
 _CONSUMED = Ending(State.SUCCEEDED)
 _FEW, _SOME = 4, 64
 """Rows that are looked at first, and one more for each so many jobs."""
+_STATUS = 999
 
 
 def take(ledger: Ledger, queue: str, count: int, max_bytes: int) -> list[Taken]:
@@ -209,8 +210,8 @@ def conclude(ledger: Ledger, row: Row, ending: Ending) -> None:
 
 
 def _is_plain(reply: Reply) -> bool:
-    """Whether the tables will surely take it."""
-    return reply.content_type.isascii()
+    """Whether the tables will surely take it, whenever they are given it."""
+    return type(reply.body) is bytes and reply.content_type.isascii() and reply.status <= _STATUS
 
 
 def finish_waiting(ledger: Ledger, id_: str, ending: Ending) -> bool:
