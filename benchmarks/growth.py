@@ -139,7 +139,7 @@ class Instant:
     """
 
     name = "instant"
-    lots = 0
+    lots = 1
     lanes = 1
     runner: Runner
 

@@ -51,7 +51,7 @@ class Worker(Protocol):
 
     @property
     def lots(self) -> int:
-        """How many jobs of one lot it takes together; 0: it is handed them one by one."""
+        """How many jobs of one lot it takes as one command; 1: it is handed them one by one."""
 
     @property
     def output(self) -> str:

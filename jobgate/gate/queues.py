@@ -139,12 +139,10 @@ class _Pending:
 
     def _for(self, worker: Worker, command: Command) -> Command:
         """Of one that was taken out, what this worker takes; the rest stands first again."""
-        most = worker.lots
-        if not isinstance(command, Lot) or command.size <= most:
+        if not isinstance(command, Lot) or command.size <= worker.lots:
             return command
-        first, *rest = command.part([most] if most else range(1, command.size))
-        for part in reversed(rest):
-            self.push_front(part)
+        first, rest = command.part([worker.lots])
+        self.push_front(rest)
         return first
 
     def _parted(self, lot: Lot, parts: list[Command]) -> None:
@@ -325,7 +323,7 @@ class _Anyone:
 
     name = ""
     output = ""
-    lots = 0
+    lots = 1
     room = 1
     lanes = 1
     idle = True

@@ -186,7 +186,7 @@ class _Deliverer:
 
     _log = Logger()
     _crew: Crew
-    lots = 0
+    lots = 1
     lanes = 1
     output = ""
 

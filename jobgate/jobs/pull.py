@@ -84,8 +84,8 @@ class Pull:
 
     @property
     def lots(self) -> int:
-        """How many jobs of one lot it takes together."""
-        return self._most - self._count if self._lines else 0
+        """How many jobs of one lot it takes as one command."""
+        return self._most - self._count if self._lines else 1
 
     @property
     def idle(self) -> bool:

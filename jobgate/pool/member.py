@@ -65,7 +65,7 @@ class Member:
     token: str = ""
     evidence: Evidence | None = None
     call_at: float = _NEVER
-    lots = 0
+    lots = 1
 
     def __init__(
         self,

@@ -86,7 +86,7 @@ class FakeWorker:
         self.sends = True
         self.fit = True
         self.runner: Runner | None = None
-        self.lots = 0
+        self.lots = 1
 
     @property
     def lanes(self) -> int:

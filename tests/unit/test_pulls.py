@@ -12,11 +12,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 
 from jobgate import errors
+from jobgate.command import Command
+from jobgate.config import BatchConfig
 from jobgate.jobs import backlog as backlogs
 from jobgate.jobs import lots
 from jobgate.jobs.job import Reply, State
 from jobgate.jobs.journal import LeaseTerms
 from jobgate.jobs.lots import ids_of
+from tests.unit.fakes import queue_config
 from tests.unit.jobs_case import JobsCase
 
 if TYPE_CHECKING:
@@ -268,6 +271,112 @@ class PullTests(JobsCase):
         self.done(self.gate.leases.reply(command.id, "", OK))
         self.assertEqual(self.successResultOf(called).body, b"done")
         self.successResultOf(drained)
+
+    # --- lots
+
+    def names(self, got: list[Any]) -> list[str]:
+        [commands] = got
+        return [id_ for command in commands for id_ in ids_of(command)]
+
+    def test_a_lot_for_many(self) -> None:
+        """Who waits for one command gets one, who waits for lines the next ones, together."""
+        singles = [self.pulling(wait=60)[1] for _ in range(2)]
+        _, lines = self.pulling(wait=60, most=3, lines=True)
+        _, rest = self.pulling(wait=60, most=9, lines=True)
+        names = self.push_lines([b"%d" % index for index in range(7)])
+        for got in (*singles, lines, rest):
+            self.assertEqual(self.names(got), names[: len(self.names(got))])
+            del names[: len(self.names(got))]
+        self.assertEqual(names, [])
+        self.assertEqual([command.size for command in lines[0]], [3])
+        self.assertEqual([command.body for command in rest[0]], [b"5\n6\n"])
+        for got in (*singles, lines, rest):
+            self.take(got)
+
+    def test_watched_in_a_lot(self) -> None:
+        """Whoever waits for one job of a lot hears of its end, with all others or alone."""
+        first, second, third = self.push_lines([b"0", b"1", b"2"])
+        ended = [Deferred.fromCoroutine(self.gate.jobs.wait(x, 60)) for x in (second, third)]
+        self.successResultOf(self.journal.cancel(second, "by request"))
+        self.assertIs(self.successResultOf(ended[0]).state, State.CANCELLED)
+        _, got = self.pulling(most=9, lines=True)
+        self.assertEqual(self.names(got), [first, third])
+        self.assertNoResult(ended[1])
+        self.take(got)
+        self.assertIs(self.successResultOf(ended[1]).state, State.SUCCEEDED)
+
+    def test_cancelled_under_way(self) -> None:
+        """What is cancelled while the lease of its lot is stored is not under it."""
+        names = self.push_lines([b"0", b"1", b"2"])
+        _, [commands] = self.pulling(most=9, lines=True)
+        self.journal._writer.hold()  # type: ignore[attr-defined]
+        cancelled = self.journal.cancel(names[1], "by request")
+        road = self.gate.dispatcher["q"]
+        lent = self.gate.leases.lend(road, commands, LeaseTerms("L", 10.0))
+        self.journal._writer.release()  # type: ignore[attr-defined]
+        self.successResultOf(cancelled)
+        self.successResultOf(lent)
+        leased = self.successResultOf(self.journal.leased("L"))
+        assert leased is not None
+        self.assertEqual(leased.jobs, ((names[0], 1), (names[2], 1)))
+        self.assertEqual((road.running, len(self.gate.jobs.backlogs["q"].window)), (0, 0))
+
+    def test_poison_in_a_lot(self) -> None:
+        """One line that is known to kill is kept out, and no other."""
+        self.gate.dispatcher["q"].poison.add(Command("q", "x", b"1", "t/p", 3, 0, 0), 1000.0)
+        _, got = self.pulling(wait=60, most=9, least=2, lines=True)
+        names = self.push_lines([b"0", b"1", b"2"])
+        self.turn(0.01)
+        self.assertEqual(self.names(got), [names[0], names[2]])
+        self.take(got)
+        self.assertEqual(self.job(names[1]).error["slug"], "poison-command")  # type: ignore[index]
+
+    def test_lots_that_start_once(self) -> None:
+        """Under `retry = never` each start is stored before."""
+        self.build(q={"retry": "never"})
+        names = self.push_lines([b"0", b"1"])
+        _, got = self.pulling(most=9, lines=True)
+        self.assertEqual(self.names(got), names)
+        self.assertEqual([self.job(name).attempt for name in names], [1, 1])
+        self.take(got)
+        self.assertEqual({self.state(name) for name in names}, {State.SUCCEEDED})
+
+    def test_lots_and_batches(self) -> None:
+        """A queue that makes batches hands lots over like any, and to its workers one by one."""
+        keys = {"batch": BatchConfig(size=2, linger=0.0)}
+        self.build(q=keys)
+        _, got = self.pulling(wait=60, most=3, lines=True)
+        names = self.push_lines([b"0", b"1", b"2", b"3", b"4"])
+        self.turn(1)
+        self.assertEqual(self.names(got), names[:3])
+        self.take(got)
+        self.build(q={**keys, "command": ("w",), "workers": 1})
+        names = self.push_lines([b"0", b"1", b"2"])
+        self.turn(1)
+        child = self.child
+        self.assertEqual([given.body for given in child.commands], [b"0", b"1"])
+        for _ in range(3):
+            child.reply()
+            self.turn(1)
+        self.assertEqual({self.state(name) for name in names}, {State.SUCCEEDED})
+
+    def test_lots_move(self) -> None:
+        """What waits at hand is in its place when the queue gets shards, and leaves a pause."""
+        self.push()
+        self.take(self.pulling()[1])
+        names = self.push_lines([b"0", b"1", b"2"])
+        road = self.gate.dispatcher["q"]
+        self.assertEqual((road.jobs_waiting, road.waiting), (3, 3))
+        self.assertEqual(road.shards[0].ahead_of(7), 3)
+        road.pause()
+        road.reconfigure(queue_config(name="q", shards=2, workers=2))
+        _, got = self.pulling(wait=60, most=9, lines=True)
+        self.turn(1)
+        self.assertEqual(got, [])
+        road.resume()
+        self.turn(1)
+        self.assertEqual(self.names(got), names)
+        self.take(got)
 
     # --- calls
 
