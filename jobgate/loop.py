@@ -14,14 +14,22 @@ import sys
 import time
 from select import EPOLLIN
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.epollreactor import EPollReactor
 from twisted.logger import Logger
 
-__all__ = ["settle", "tune"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+__all__ = ["settle", "together", "tune"]
 
 _log = Logger()
+_ends: list[Callable[[], object]] = []
+"""What is to be called at the end of the turn that looks at events just now."""
+_looking = False
 
 
 def tune(reactor: Any) -> None:  # noqa: ANN401 (whatever reactor is installed)
@@ -48,21 +56,48 @@ def settle() -> None:
     gc.freeze()
 
 
+def together(clock: IReactorTime, call: Callable[[], object]) -> IDelayedCall | None:
+    """
+    Call once all that has come at the same time has been looked at: soon, and not nested.
+
+    Args:
+        clock: The reactor, or what stands for it.
+        call: What one event asks for, and others may, too.
+
+    Returns:
+        The timer, where there is one.
+    """
+    if _looking:
+        _ends.append(call)
+        return None
+    return clock.callLater(0, call)
+
+
 def _turn(reactor: Any, timeout: float | None) -> None:  # noqa: ANN401 (its private parts are needed)
     """What `EPollReactor.doPoll` does, without a log context around every event."""
     selectables = reactor._selectables  # noqa: SLF001 (there is no other way in)
+    global _looking  # noqa: PLW0603 (there is one running reactor)
     events = reactor._poller.poll(-1 if timeout is None else timeout, len(selectables))  # noqa: SLF001
-    for fd, event in events:
-        selectable = selectables.get(fd)
-        if selectable is None:
-            continue
-        if event != EPOLLIN:
-            reactor._doReadOrWrite(selectable, fd, event)  # noqa: SLF001
-            continue
+    _looking = True
+    try:
+        for fd, event in events:
+            selectable = selectables.get(fd)
+            if selectable is None:
+                continue
+            if event != EPOLLIN:
+                reactor._doReadOrWrite(selectable, fd, event)  # noqa: SLF001
+                continue
+            try:
+                why = selectable.doRead()
+            except BaseException:  # noqa: BLE001 (as Twisted does: log it, and end that one connection)
+                _log.failure("reading from {selectable!r} failed", selectable=selectable)
+                why = sys.exc_info()[1]
+            if why:
+                reactor._disconnectSelectable(selectable, why, True)  # noqa: FBT003, SLF001
+    finally:
+        _looking = False
+    while _ends:
         try:
-            why = selectable.doRead()
-        except BaseException:  # noqa: BLE001 (as Twisted does: log it, and end that one connection)
-            _log.failure("reading from {selectable!r} failed", selectable=selectable)
-            why = sys.exc_info()[1]
-        if why:
-            reactor._disconnectSelectable(selectable, why, True)  # noqa: FBT003, SLF001
+            _ends.pop(0)()
+        except BaseException:  # noqa: BLE001 (likewise)
+            _log.failure("the end of a turn failed")

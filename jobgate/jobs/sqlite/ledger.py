@@ -73,12 +73,15 @@ _BORN: Final = (
     f"INSERT INTO job ({', '.join(COLUMNS)}) VALUES {{}}",  # noqa: S608 (our own names)
     len(COLUMNS),
 )
-_INSERT: Final = (
+_GIVEN: Final = (
     "INSERT INTO job (seq, id, queue, state, turn, priority, attempts, created, due, alarm,"
     " expires, patience, keep, waits, flags, caller, callback, graph, size)"
-    " SELECT value, key, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,"
-    " ?18"
-    " FROM json_each(?1)"
+)
+_NEWBORN: Final = (f"{_GIVEN} VALUES {{}}", 19)
+_INSERT: Final = (
+    f"{_GIVEN} SELECT value, key, "  # noqa: S608 (our own names)
+    + ", ".join([f"?{number}" for number in range(2, 19)])
+    + " FROM json_each(?1)"
 )
 _UPDATE: Final = (
     (
@@ -180,6 +183,7 @@ class Ledger:
         self._touched: dict[int, Row] = {}
         self._dirty: list[Row] = []
         self._unborn: list[Row] = []
+        self._newborn: list[tuple[object, ...]] = []
         self._unwritten: dict[int, Row] = {}
         self._owed = 0
         self._fresh: dict[tuple[object, ...], _Alike] = {}
@@ -274,6 +278,7 @@ class Ledger:
             self._touched,
             self._dirty,
             self._unborn,
+            self._newborn,
             self._unwritten,
             self._fresh,
             self._new,
@@ -504,6 +509,8 @@ class Ledger:
             self._remember(row)
             if self.in_ram:
                 self._unborn.append(row)
+        elif self.in_ram:
+            self._newborn.append((seq, job.id, *alike.fixed))
         self._more[job.queue] = self._more.get(job.queue, 0) + size
         self.changes.append(
             Change(
@@ -514,11 +521,9 @@ class Ledger:
         return seq
 
     def _alike(self, job: NewJob, *, claim: bool, graph: int, waits: int, size: int) -> _Alike:
-        """What it has in common with others; where RAM will do, with nobody if it is held."""
-        if self.in_ram and claim:
-            held = _alike(job, self.now, claim=claim, graph=graph, waits=waits, size=size)
-            if held.state == HELD:
-                return held
+        """What it has in common with others: where RAM will do, times differ, so with nobody."""
+        if self.in_ram:
+            return _alike(job, self.now, claim=claim, graph=graph, waits=waits, size=size)
         like = (
             self.now, job.queue, job.priority, job.attempts, job.delay, job.expires, job.keep,
             job.caller, job.callback, job.call, job.once, job.when, not job.needs, claim, graph,
@@ -701,6 +706,9 @@ class Ledger:
             self._are_unknown()
             if self._unborn:
                 self._bear()
+            if self._newborn:
+                self._write_rows(_NEWBORN, self._newborn)
+                self._newborn.clear()
             for alike in self._fresh.values():
                 db.execute(_INSERT, (encode(alike.numbers).decode(), *alike.fixed))
             self._fresh.clear()

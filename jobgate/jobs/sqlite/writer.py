@@ -1,9 +1,9 @@
 """
 Where the store's operations run: in a thread that waits for the disk, or in the loop.
 
-What has arrived while one group was written is the next group; the loop runs each as it
-comes, and in its next turn what that has led to. The thread gets what a turn has brought
-all at once: woken for the first of it, it would only fight with the loop for the
+What has arrived while one group was written is the next group; the loop runs each
+turn's at its end, and in the next what these have led to. The thread gets what a turn has
+brought all at once: woken for the first of it, it would only fight with the loop for the
 interpreter. Must not know what the operations do.
 """
 
@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from jobgate.errors import StoreUnavailable
 from jobgate.jobs.sqlite.groups import RETRY
+from jobgate.loop import together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,7 +95,7 @@ class ThreadWriter:
     def submit(self, operation: Operation) -> None:
         """Run it, soon."""
         if not self._submitted:
-            self._reactor.callLater(0, self._hand_over)
+            together(self._reactor, self._hand_over)
         self._submitted.append(operation)
 
     def close(self) -> Deferred[None]:
@@ -183,7 +184,8 @@ class InlineWriter:
         self._clock = clock
         self._at_once = at_once
         self._arrivals: deque[Operation] = deque()
-        self._soon: IDelayedCall | None = None
+        self._soon = self._closed = False
+        self._later: IDelayedCall | None = None
         self._running = False
         self._again: IDelayedCall | None = None
 
@@ -192,10 +194,13 @@ class InlineWriter:
         return maybeDeferred(self._open)
 
     def submit(self, operation: Operation) -> None:
-        """Run it, or have it run in the next turn if another is just running."""
+        """Run it, together with what else this turn brings."""
         self._arrivals.append(operation)
-        if self._soon is None:
+        if self._at_once:
             self._run()
+        elif not self._soon:
+            self._soon = True
+            self._later = together(self._clock, self._turn)
 
     def hold(self) -> None:
         """Let operations gather, as they do while a thread is busy."""
@@ -208,10 +213,10 @@ class InlineWriter:
 
     def close(self) -> Deferred[None]:
         """Close the store."""
-        self._at_once = True
-        if self._soon is not None:
-            self._soon.cancel()
-            self._soon = None
+        self._at_once = self._closed = True
+        if self._later is not None and self._later.active():
+            self._later.cancel()
+        self._soon = False
         self._run()
         if self._again is not None:
             self._again.cancel()
@@ -228,8 +233,9 @@ class InlineWriter:
         return counts
 
     def _turn(self) -> None:
-        self._soon = None
-        self._run()
+        self._soon = False
+        if not self._closed:
+            self._run()
 
     def _run(self) -> None:
         if self._running:
@@ -243,12 +249,10 @@ class InlineWriter:
                 self._tell(changes, _done(group, left))
                 self._arrivals.extendleft(reversed(left))
                 # What they have led to can wait until the loop has looked at everybody else.
-                if left or not self._at_once:
+                if left or self._soon:
                     break
         finally:
             self._running = False
-        if self._arrivals and not self._groups.trouble and self._soon is None:
-            self._soon = self._clock.callLater(0, self._turn)
         if self._groups.trouble and self._again is None:
             self._again = self._clock.callLater(RETRY, self._try_again)
 
