@@ -8,6 +8,7 @@ costs no memory. Must not know what becomes of a job when it has ended.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from twisted.logger import Logger
@@ -107,6 +108,8 @@ class Backlog:
         self._coming = 0
         self._taking = False
         self._pulled = -_LINGER
+        self._arrivals: deque[tuple[Taken, int]] = deque()
+        self._letting_in = False
         self._when_here: list[Callable[[], None]] = []
 
     def __repr__(self) -> str:
@@ -173,19 +176,8 @@ class Backlog:
 
     def arrived(self, jobs: Sequence[Taken], recalls: int) -> None:
         """Jobs that were claimed, or taken, when there had been so many recalls: they run."""
-        count = sum(map(size_of, jobs))
-        self._coming -= count
-        if self.closed or recalls != self.recalls:
-            self.stored += count
-            if jobs:
-                self._journal.give_back([ids_of(job) for job in jobs]).addErrback(self._bug)
-            self.fill()
-            self._tell_if_here()
-            return
-        for job in jobs:
-            for each in self.apart(job):
-                self._run(each)
-        self._tell_if_here()
+        self._arrivals.extend([(each, recalls) for job in jobs for each in self.apart(job)])
+        self._let_in()
 
     def apart(self, job: Jobs) -> list[Jobs]:
         """
@@ -295,9 +287,32 @@ class Backlog:
         # What was known when it was asked for and has not come is not there: taken otherwise,
         # cancelled, or ended. What has been told of since then is.
         self.stored -= count or known
+        self._arrivals.extend([(each, recalls) for job in jobs for each in self.apart(job)])
         if recalls == self.recalls:
             self.fill()
-        self.arrived(jobs, recalls)
+        self._let_in()
+
+    def _let_in(self) -> None:
+        """Let those that have arrived run, one behind the other, whatever each of them leads to."""
+        if self._letting_in:
+            return
+        self._letting_in = True
+        back = []
+        try:
+            while self._arrivals:
+                job, recalls = self._arrivals.popleft()
+                self._coming -= size_of(job)
+                if self.closed or recalls != self.recalls:
+                    back.append(ids_of(job))
+                else:
+                    self._run(job)
+        finally:
+            self._letting_in = False
+        if back:
+            self.stored += sum(map(len, back))
+            self._journal.give_back(back).addErrback(self._bug)
+            self.fill()
+        self._tell_if_here()
 
     def _not_taken(self, failure: Failure, room: int) -> None:
         self._taking = False

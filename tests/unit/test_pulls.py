@@ -74,6 +74,17 @@ class PullTests(JobsCase):
         self.assertEqual([command.id for command in rest[0]], names[3:])
         self.take(rest)
 
+    def test_one_take_behind_the_other(self) -> None:
+        """What does not fit into one take comes with the next, and behind it."""
+        names = [self.push(body=bytes(size)) for size in (9 << 20, 1, 9 << 20, 1, 9 << 20, 1)]
+        found: list[str] = []
+        while len(found) < len(names):
+            _, got = self.pulling(wait=60, most=10)
+            self.turn()
+            self.take(got)
+            found += [command.id for command in got[0]]
+        self.assertEqual(found, names)
+
     def test_taken_is_gone(self) -> None:
         """Once handed over it has succeeded; no reply is wanted."""
         name = self.push(body=b"x")
