@@ -8,8 +8,9 @@ import datetime as dt
 import os
 import platform
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import psutil
 from measure import spread_of
 from servers import version_of
 
@@ -37,6 +38,7 @@ class Result:
         samples: The measurements of each row, one a round.
         checks: The claims, judged.
         skipped: What was left out, and why.
+        began: The times of all CPUs together when the run began.
     """
 
     rounds: int
@@ -45,6 +47,17 @@ class Result:
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    began: Any = field(default_factory=psutil.cpu_times)
+
+    @property
+    def stolen(self) -> float:
+        """
+        The share of the CPUs' time, since the run began, that a host had for others.
+        """
+        now = psutil.cpu_times()
+        # What is a guest's is counted as user time, too (proc(5)).
+        passed = sum(now[:8]) - sum(self.began[:8])
+        return (getattr(now, "steal", 0.0) - getattr(self.began, "steal", 0.0)) / max(passed, 1e-9)
 
     @property
     def passed(self) -> bool:
@@ -64,6 +77,7 @@ def table(result: Result) -> str:
         parts.append(aligned(row_lines(result)))
     if result.checks:
         parts.append(aligned(check_lines(result.checks)))
+    parts.append(f"stolen by the host: {result.stolen:.1%} of the time of all CPUs")
     parts += [f"skipped: {reason}" for reason in result.skipped]
     return "\n\n".join(parts)
 
@@ -135,6 +149,7 @@ def document(result: Result) -> dict[str, object]:
         "versions": {package: version_of(package) for package in PACKAGES},
         "rounds": result.rounds,
         "seconds": result.seconds,
+        "stolen": round(result.stolen, 4),
         "rows": {
             name: {"about": result.about[name], "samples": [one.as_dict() for one in samples]}
             for name, samples in result.samples.items()
