@@ -114,13 +114,16 @@ class Child:
         It gets a session of its own, so that Ctrl-C reaches the harness alone, which then ends
         its children in order.
         """
+        env = {**os.environ, **env}
+        # Half a second of each start would be Python that compiles what it compiled before.
+        env.pop("PYTHONDONTWRITEBYTECODE", None)
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "output.log"
         with log.open("wb") as output:
             began = time.monotonic()
             process = subprocess.Popen(
                 argv,
-                env={**os.environ, **env},
+                env=env,
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
