@@ -399,8 +399,10 @@ def test_cancel_waiting(gate: Program) -> None:
 
 
 def test_cancel_running(gate: Program, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    name = push(gate, "one", steps(("cancelled", str(log))))
+    begun, log = tmp_path / "begun", tmp_path / "log"
+    name = push(gate, "one", steps(("note", [str(begun), "it runs"]), ("cancelled", str(log))))
+    # What its worker has, but has not begun, never runs.
+    eventually(begun.exists, 10, "its handler runs")
     until(gate, name, "running")
     answer = gate.request("DELETE", f"/jobs/{name}")
     assert (answer.status, answer.json["state"]) == (200, "cancelled")
