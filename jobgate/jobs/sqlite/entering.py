@@ -11,6 +11,7 @@ from jobgate.jobs.graph import MAX_JOBS, MAX_NEEDS, path
 from jobgate.jobs.job import TERMINAL, State
 from jobgate.jobs.journal import Kept, Key, Stored
 from jobgate.jobs.lots import size_of
+from jobgate.jobs.sqlite.consequences import need_ended
 from jobgate.jobs.sqlite.rows import NEEDED, encode
 
 if TYPE_CHECKING:
@@ -275,4 +276,4 @@ def _meet(ledger: Ledger, ended: list[tuple[int, Row]]) -> None:
         (text,),
     )
     for child, parent in ended:
-        ledger.need_ended(children[child], parent)
+        need_ended(ledger, children[child], parent)

@@ -2,154 +2,71 @@
 The rows of jobs in RAM while steps work on them, and their way to the tables.
 
 Holds the jobs that this gate has taken or runs, and whatever else the transaction under
-way touches; `flush` writes what has changed with few statements, `commit` makes it last,
-`rollback` forgets it. Knows a job's table of states, and what follows when one ends; must
-not know threads, Deferreds or why a step was asked for.
+way touches; `flush` writes what has changed, and sees to what follows, `commit` makes it
+last, `rollback` forgets it. Knows a job's table of states; must not know threads, Deferreds
+or why a step was asked for.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import astuple
 
-from jobgate.errors import Cancelled
-from jobgate.jobs.job import FOLLOWS, TERMINAL, Change, Ending, State, callback, document
+from jobgate.jobs.job import FOLLOWS, TERMINAL, Change, Ending, State
 from jobgate.jobs.sqlite import lots
+from jobgate.jobs.sqlite.consequences import put_notices, settle_dependents
 from jobgate.jobs.sqlite.lendings import Lendings
+from jobgate.jobs.sqlite.newcomers import AGEING, Alike, in_common
 from jobgate.jobs.sqlite.rows import (
-    CALL,
     COLUMNS,
-    EITHER,
     HELD,
-    INPUTS,
     NEEDED,
-    ONCE,
     ROW,
     SPOKEN,
     WAITING,
     Row,
+    alarm,
     decode,
     encode,
     public,
 )
+from jobgate.jobs.sqlite.statements import (
+    ALL,
+    BODY,
+    BORN,
+    EDGE,
+    END,
+    INSERT,
+    LEASE,
+    LOT,
+    NEWBORN,
+    NODE,
+    OUTCOME,
+    START,
+    STATE,
+    TRY,
+    update,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from jobgate.jobs.job import NewJob, Reply
 
 __all__ = ["Ledger", "TablesNeeded"]
-
-_AGEING: Final = 10_000
-"""Milliseconds in which a waiting job rises one level."""
-_TABLE: Final = 1 << 7
-"""Rows of one statement at most."""
-_ALIKE: Final = 4
-"""Rows that have changed alike for which a statement of their own is worth it."""
 
 _OWED: Final = 128
 """Rows that RAM alone may know, where it may be so, and others in proportion to their bodies:"""
 _WEIGHT: Final = 12
 """so many bits of the length count as one."""
 
-_STATE: Final = 1
-_START: Final = 2
-_END: Final = 4
-_LEASE: Final = 8
-_ALL: Final = 16
-_CHANGED: Final = (
-    (_STATE, ("state", "alarm")),
-    (_START, ("attempt", "started", "worker")),
-    (_END, ("spent", "finished")),
-    (_LEASE, ("due", "lease")),
-)
-"""By bit of `dirty`, the columns that the usual ways of a job change; `_ALL` is any of them."""
-
-_BORN: Final = (
-    f"INSERT INTO job ({', '.join(COLUMNS)}) VALUES {{}}",  # noqa: S608 (our own names)
-    len(COLUMNS),
-)
-_GIVEN: Final = (
-    "INSERT INTO job (seq, id, queue, state, turn, priority, attempts, created, due, alarm,"
-    " expires, patience, keep, waits, flags, caller, callback, graph, size)"
-)
-_NEWBORN: Final = (f"{_GIVEN} VALUES {{}}", 19)
-_INSERT: Final = (
-    f"{_GIVEN} SELECT value, key, "  # noqa: S608 (our own names)
-    + ", ".join([f"?{number}" for number in range(2, 19)])
-    + " FROM json_each(?1)"
-)
-_UPDATE: Final = (
-    (
-        "UPDATE job SET state = v.column2, turn = v.column3, attempt = v.column4,"
-        " spent = v.column5, due = v.column6, started = v.column7, finished = v.column8,"
-        " alarm = v.column9, expires = v.column10, waits = v.column11, flags = v.column12,"
-        " worker = v.column13, lease = v.column14 FROM (VALUES {}) AS v WHERE job.seq = v.column1"
-    ),
-    14,
-)
-_LOT: Final = ("INSERT INTO lot VALUES {}", 3)
-_BODY: Final = ("INSERT INTO body VALUES {}", 4)
-_OUTCOME: Final = ("INSERT OR REPLACE INTO outcome VALUES {}", 5)
-_TRY: Final = ("INSERT OR REPLACE INTO try VALUES {}", 7)
-_NODE: Final = ("INSERT INTO node VALUES {}", 3)
-_EDGE: Final = ("INSERT OR IGNORE INTO edge (parent, child, place) VALUES {}", 3)
-
-
-_Ready = tuple[str, str, int, str, str]
-"""A job that waits for a worker from now on: id, queue, attempt, graph, caller."""
-
 
 class TablesNeeded(Exception):
     """A step cannot do without the tables."""
-
-
-class _Alike:
-    """
-    New rows that differ in nothing but id and number, so that one statement inserts them all.
-
-    Args:
-        state: Where they stand.
-        fixed: Their columns, from the third on, in the order of `_INSERT`.
-
-    Attributes:
-        numbers: Number by id.
-    """
-
-    __slots__ = ("fixed", "numbers", "state")
-
-    def __init__(self, state: int, fixed: tuple[Any, ...]) -> None:
-        self.state = state
-        self.fixed = fixed
-        self.numbers: dict[str, int] = {}
-
-
-def _alike(job: NewJob, now: int, *, claim: bool, graph: int, waits: int, size: int) -> _Alike:
-    """What a new job has in common with others."""
-    due = now + max(1, round(job.delay * 1000)) if job.delay > 0 else 0
-    patience = max(1, round(job.expires * 1000)) if job.expires > 0 else 0
-    expires = now + patience if patience else 0
-    flags = (job.call and CALL) | (job.once and ONCE) | (INPUTS if job.needs else 0)
-    if job.when == "finished":
-        flags |= EITHER
-    if waits:
-        state = int(State.BLOCKED)
-    elif due:
-        state = int(State.SCHEDULED)
-    else:
-        state = int(State.QUEUED)
-    return _Alike(
-        HELD if claim and state == State.QUEUED else state,
-        (
-            job.queue, state, (due or now) + job.priority * _AGEING, job.priority, job.attempts,
-            now, due, _alarm(state, due, expires), expires, patience, round(job.keep * 1000),
-            waits, flags, job.caller, job.callback, graph, size,
-        ),
-    )  # fmt: skip
 
 
 class Ledger:
@@ -186,7 +103,7 @@ class Ledger:
         self._newborn: list[tuple[object, ...]] = []
         self._unwritten: dict[int, Row] = {}
         self._owed = 0
-        self._fresh: dict[tuple[object, ...], _Alike] = {}
+        self._fresh: dict[tuple[object, ...], Alike] = {}
         self._new: set[str] = set()
         self._alone: list[str] = []
         self._any_lots: bool | None = None
@@ -308,9 +225,11 @@ class Ledger:
         self._write()
         while self._ended or self._notices:
             if self._ended:
-                self._settle_dependents()
+                ended, self._ended = self._ended, []
+                settle_dependents(self, ended)
             else:
-                self._put_notices()
+                notices, self._notices = self._notices, []
+                put_notices(self, notices)
             self._write()
 
     # --- reading
@@ -440,6 +359,10 @@ class Ledger:
         now = {seq for seq, row in self._touched.items() if row.state == HELD}
         return list(now | (self._held - self._touched.keys()))
 
+    def under_way(self, state: State) -> set[int]:
+        """The numbers of the rows in a state that the transaction under way has touched."""
+        return {row.seq for row in self._touched.values() if row.state == state}
+
     def _known(self, row: Row) -> Row:
         known = self.rows.get(row.id)
         if known is None:
@@ -520,10 +443,10 @@ class Ledger:
         )  # fmt: skip
         return seq
 
-    def _alike(self, job: NewJob, *, claim: bool, graph: int, waits: int, size: int) -> _Alike:
+    def _alike(self, job: NewJob, *, claim: bool, graph: int, waits: int, size: int) -> Alike:
         """What it has in common with others: where RAM will do, times differ, so with nobody."""
         if self.in_ram:
-            return _alike(job, self.now, claim=claim, graph=graph, waits=waits, size=size)
+            return in_common(job, self.now, claim=claim, graph=graph, waits=waits, size=size)
         like = (
             self.now, job.queue, job.priority, job.attempts, job.delay, job.expires, job.keep,
             job.caller, job.callback, job.call, job.once, job.when, not job.needs, claim, graph,
@@ -531,7 +454,7 @@ class Ledger:
         )  # fmt: skip
         alike = self._fresh.get(like)
         if alike is None:
-            alike = self._fresh[like] = _alike(
+            alike = self._fresh[like] = in_common(
                 job, self.now, claim=claim, graph=graph, waits=waits, size=size
             )
         return alike
@@ -555,7 +478,7 @@ class Ledger:
 
     def touch(self, row: Row) -> None:
         """A row has changed, in whatever columns."""
-        self._mark(row, _ALL)
+        self._mark(row, ALL)
 
     def move(self, row: Row, state: int, status: str | int = "") -> None:
         """
@@ -604,8 +527,8 @@ class Ledger:
         if now >= TERMINAL:
             row.alarm = row.finished + row.keep if now is not State.DEAD else 0
         else:
-            row.alarm = _alarm(state, row.due, row.expires)
-        self._mark(row, _STATE)
+            row.alarm = alarm(state, row.due, row.expires)
+        self._mark(row, STATE)
 
     def begin(self, row: Row, attempt: int, worker: str) -> None:
         """An attempt starts."""
@@ -613,12 +536,12 @@ class Ledger:
         row.started = self.now
         row.worker = worker
         self.move(row, State.RUNNING)
-        row.dirty |= _START
+        row.dirty |= START
 
     def lend(self, row: Row, lease: int) -> None:
         """A job that runs does so under a lease."""
         row.lease = lease
-        self._mark(row, _LEASE)
+        self._mark(row, LEASE)
 
     def settle(self, row: Row, ending: Ending) -> None:
         """What a job's attempt, or its waiting, has come to."""
@@ -632,7 +555,7 @@ class Ledger:
         self.touch(row)
         if state is State.SCHEDULED:
             row.due = self.now + max(1, round(ending.delay * 1000))
-            row.turn = row.due + row.priority * _AGEING
+            row.turn = row.due + row.priority * AGEING
         if ending.error is not None:
             self._outcomes[row.seq] = (row.seq, None, None, None, encode(ending.error).decode())
             row.flags |= SPOKEN
@@ -646,7 +569,7 @@ class Ledger:
         if row.due or row.lease:
             self.lendings.freed(row.lease)
             row.due = row.lease = 0
-            self._mark(row, _LEASE)
+            self._mark(row, LEASE)
         text = None if error is None else encode(error).decode()
         seq = row.seq
         status: str | int
@@ -659,7 +582,7 @@ class Ledger:
             self._owed += len(reply.body) >> _WEIGHT
             status = reply.status
         self.move(row, state, status)
-        row.dirty |= _END
+        row.dirty |= END
         if row.graph:
             self._live[row.graph] = self._live.get(row.graph, 0) - 1
         if row.flags & NEEDED:
@@ -671,7 +594,7 @@ class Ledger:
         """A job that was over is queued anew."""
         row.finished = row.spent = row.due = 0
         row.flags |= SPOKEN
-        row.turn = self.now + row.priority * _AGEING
+        row.turn = self.now + row.priority * AGEING
         row.expires = self.now + row.patience if row.patience else 0
         self.touch(row)
         self.move(row, State.QUEUED)
@@ -707,31 +630,32 @@ class Ledger:
             if self._unborn:
                 self._bear()
             if self._newborn:
-                self._write_rows(_NEWBORN, self._newborn)
+                write_rows(self._db, NEWBORN, self._newborn)
                 self._newborn.clear()
             for alike in self._fresh.values():
-                db.execute(_INSERT, (encode(alike.numbers).decode(), *alike.fixed))
+                db.execute(INSERT, (encode(alike.numbers).decode(), *alike.fixed))
             self._fresh.clear()
             if self._lots:
-                self._write_rows(_LOT, self._lots)
+                write_rows(self._db, LOT, self._lots)
                 self._lots.clear()
-            self._write_rows(_BODY, self._bodies)
+            write_rows(self._db, BODY, self._bodies)
             self._bodies.clear()
         if self._nodes:
-            self._write_rows(_NODE, self._nodes)
+            write_rows(self._db, NODE, self._nodes)
             self._nodes.clear()
         if self._edges:
-            self._write_rows(_EDGE, self._edges)
+            write_rows(self._db, EDGE, self._edges)
             self._edges.clear()
         if self._dirty:
-            self._update()
+            update(self._db, self._dirty)
+            self._dirty.clear()
         if self._outcomes:
-            self._write_rows(_OUTCOME, list(self._outcomes.values()))
+            write_rows(self._db, OUTCOME, list(self._outcomes.values()))
             self._outcomes.clear()
         if self._tries:
-            self._write_rows(_TRY, self._tries)
+            write_rows(self._db, TRY, self._tries)
             self._tries.clear()
-        self.lendings.write(self._write_rows)
+        self.lendings.write(self._db)
         if self._live:
             for graph, more in self._live.items():
                 db.execute(
@@ -748,7 +672,7 @@ class Ledger:
             row.dirty = 0
             values = astuple(row)
             born.append((*values[:3], public(row.state), *values[4 : len(COLUMNS)]))
-        self._write_rows(_BORN, born)
+        write_rows(self._db, BORN, born)
         self._unborn.clear()
 
     def _are_new(self, ids: Sequence[str]) -> None:
@@ -780,189 +704,9 @@ class Ledger:
             message = "a job is put again"
             raise ValueError(message)
 
-    def _update(self) -> None:
-        """Jobs that have changed alike with one statement, all others together with another."""
-        alike: dict[tuple[Any, ...], list[Row]] = {}
-        others: list[Row] = []
-        for row in self._dirty:
-            bits = row.dirty
-            if not bits:
-                continue
-            row.dirty = 0
-            if bits >= _ALL:
-                others.append(row)
-                continue
-            change: tuple[Any, ...] = (bits, public(row.state), row.alarm)
-            if bits & _START:
-                change += (row.attempt, row.started, row.worker)
-            if bits & _END:
-                change += (row.spent, row.finished)
-            if bits & _LEASE:
-                change += (row.due, row.lease)
-            rows = alike.get(change)
-            if rows is None:
-                alike[change] = [row]
-            else:
-                rows.append(row)
-        for change, rows in alike.items():
-            if len(rows) < _ALIKE and len(alike) > _ALIKE:
-                others += rows
-                continue
-            seqs = rows[0].seq if len(rows) == 1 else encode([row.seq for row in rows]).decode()
-            self._db.execute(_update_of(change[0], alone=len(rows) == 1), (*change[1:], seqs))
-        self._dirty.clear()
-        if others:
-            self._write_rows(
-                _UPDATE,
-                [
-                    (
-                        row.seq, public(row.state), row.turn, row.attempt, row.spent, row.due,
-                        row.started, row.finished, row.alarm, row.expires, row.waits, row.flags,
-                        row.worker, row.lease,
-                    )
-                    for row in others
-                ],
-            )  # fmt: skip
-
     def _mark(self, row: Row, bits: int) -> None:
         self._touched[row.seq] = row
         if not row.dirty:
             self._dirty.append(row)
             self._owed += 1
         row.dirty |= bits
-
-    def _write_rows(self, table: tuple[str, int], rows: Sequence[tuple[object, ...]]) -> None:
-        """Many rows with few statements: one for each power of two in their number."""
-        at, left, size = 0, len(rows), _TABLE
-        while left:
-            while size > left:
-                size >>= 1
-            values: Iterable[object] = rows[at] if size == 1 else chain(*rows[at : at + size])
-            self._db.execute(_statement(*table, size), tuple(values))
-            at += size
-            left -= size
-
-    def _settle_dependents(self) -> None:
-        ended = {row.seq: row for row in self._ended}
-        self._ended.clear()
-        good = [row.seq for row in ended.values() if row.state == State.SUCCEEDED]
-        if good:
-            self._meet(encode(good).decode())
-        if len(good) < len(ended):
-            self._disappoint(ended)
-        self.db.execute(
-            "UPDATE edge SET met = 1 WHERE parent IN (SELECT value FROM json_each(?))",
-            (encode(list(ended)).decode(),),
-        )
-
-    def _meet(self, parents: str) -> None:
-        """These have succeeded: what needs them waits for fewer."""
-        found: list[tuple[int, int, int, bool, _Ready]] = self.ask(
-            "SELECT json_array(edge.child, job.waits, count(*), job.due > ?2, CASE job.waits"
-            " WHEN count(*) THEN json_array(job.id, job.queue, job.attempt,"
-            " ifnull((SELECT id FROM graph WHERE seq = job.graph), ''), job.caller) END) AS x"
-            " FROM edge JOIN job ON job.seq = edge.child WHERE job.state = 0 AND edge.met = 0"
-            " AND edge.parent IN (SELECT value FROM json_each(?1)) GROUP BY edge.child",
-            (parents, self.now),
-        )
-        # Who only waits for fewer from now on, or for a worker, need not come into RAM, unless
-        # it is there.
-        here = {row.seq for row in self._touched.values() if row.state == State.BLOCKED}
-        fewer: dict[int, list[int]] = {}
-        ready = []
-        less = {}
-        for child, waits, count, later, job in found:
-            if child in here or (later and count == waits):
-                less[child] = count
-            elif count < waits:
-                fewer.setdefault(count, []).append(child)
-            else:
-                ready.append(child)
-                name, queue, attempt, graph, caller = job
-                self.changes.append(
-                    Change(name, queue, State.QUEUED, attempt, graph, State.BLOCKED, caller=caller)
-                )
-        for count, seqs in fewer.items():
-            self.db.execute(
-                "UPDATE job SET waits = waits - ? WHERE seq IN (SELECT value FROM json_each(?))",
-                (count, encode(seqs).decode()),
-            )
-        if ready:
-            self.db.execute(
-                "UPDATE job SET state = 2, waits = 0, due = 0, alarm = expires"
-                " WHERE seq IN (SELECT value FROM json_each(?))",
-                (encode(ready).decode(),),
-            )
-        if less:
-            for row in self._children(less):
-                self._wait_for_fewer(row, less[row.seq])
-
-    def _disappoint(self, ended: dict[int, Row]) -> None:
-        """These have ended, and not all of them well."""
-        edges: list[tuple[int, int]] = self.ask(
-            "SELECT json_array(parent, child) AS x FROM edge WHERE met = 0"
-            " AND parent IN (SELECT value FROM json_each(?)) ORDER BY child, place",
-            (encode([seq for seq, row in ended.items() if row.state != State.SUCCEEDED]).decode(),),
-        )
-        if edges:
-            children = {row.seq: row for row in self._children({child for _, child in edges})}
-            for parent, child in edges:
-                self.need_ended(children[child], ended[parent])
-
-    def _children(self, seqs: Iterable[int]) -> list[Row]:
-        text = encode(list(seqs)).decode()
-        return self.load("WHERE job.seq IN (SELECT value FROM json_each(?))", (text,))
-
-    def need_ended(self, row: Row, parent: Row) -> None:
-        """What a job needs has ended: if it is blocked it waits for one less, or never runs."""
-        if row.state != State.BLOCKED:
-            return
-        if parent.state == State.SUCCEEDED or row.flags & EITHER:
-            self._wait_for_fewer(row, 1)
-            return
-        word = public(parent.state).word
-        why = f"it needed {parent.name or parent.id}, which is {word}"
-        self.end(row, State.CANCELLED, None, document(Cancelled(why)))
-
-    def _wait_for_fewer(self, row: Row, count: int) -> None:
-        row.waits -= count
-        self.touch(row)
-        if not row.waits:
-            later = row.due > self.now
-            if not later:
-                row.due = 0
-            self.move(row, State.SCHEDULED if later else State.QUEUED)
-
-    def _put_notices(self) -> None:
-        """The ends that are to be told: commands for the queue of callbacks."""
-        told = {callback(row.id, public(row.state), row.callback).id: row for row in self._notices}
-        self._notices.clear()
-        for before in self.known(list(told)):
-            # Retried since: whoever sorts out what came twice must not take this for the same end.
-            row = told.pop(before)
-            again = callback(row.id, public(row.state), row.callback, row.attempt)
-            if not self.known([again.id]):
-                self.add(again)
-        for row in told.values():
-            self.add(callback(row.id, public(row.state), row.callback))
-
-
-def _alarm(state: int, due: int, expires: int) -> int:
-    """When time alone does something to a job that has not ended; 0: never."""
-    if state == State.SCHEDULED:
-        return min(due, expires) if expires else due
-    return 0 if state == State.RUNNING else expires
-
-
-@lru_cache
-def _update_of(bits: int, *, alone: bool) -> str:
-    columns = [column for bit, columns in _CHANGED if bits & bit for column in columns]
-    changes = ", ".join(f"{column} = ?" for column in columns)
-    which = "= ?" if alone else "IN (SELECT value FROM json_each(?))"
-    return f"UPDATE job SET {changes} WHERE seq {which}"  # noqa: S608 (our own names)
-
-
-@lru_cache(maxsize=256)
-def _statement(sql: str, width: int, count: int) -> str:
-    one = "(" + ", ".join("?" * width) + ")"
-    return sql.format(", ".join([one] * count))

@@ -13,9 +13,11 @@ import msgspec
 
 from jobgate.jobs.job import State
 from jobgate.jobs.sqlite.rows import decode, encode
+from jobgate.jobs.sqlite.statements import write_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import sqlite3
+    from collections.abc import Sequence
 
     from jobgate.jobs.sqlite.ledger import Ledger
     from jobgate.jobs.sqlite.rows import Row
@@ -140,14 +142,14 @@ class Lendings:
         del self._by_id[lending.id]
         return lending.rows
 
-    def write(self, write: Callable[[tuple[str, int], Sequence[tuple[object, ...]]], None]) -> None:
+    def write(self, db: sqlite3.Connection) -> None:
         """Bring the table up to date."""
         if self._dirty:
             rows = [
                 (each.seq, each.id, each.until, each.ended, each.covered)
                 for each in self._dirty.values()
             ]
-            write(_TABLE, rows)
+            write_rows(db, _TABLE, rows)
             self._dirty.clear()
 
     def tidy(self) -> list[Row]:

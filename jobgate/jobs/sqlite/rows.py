@@ -23,6 +23,7 @@ __all__ = [
     "SPOKEN",
     "WAITING",
     "Row",
+    "alarm",
     "decode",
     "encode",
     "public",
@@ -103,3 +104,10 @@ ROW: Final = (
 def public(state: int) -> State:
     """What others see of the column `state`."""
     return _PUBLIC[state]
+
+
+def alarm(state: int, due: int, expires: int) -> int:
+    """When time alone does something to a job that has not ended; 0: never."""
+    if state == State.SCHEDULED:
+        return min(due, expires) if expires else due
+    return 0 if state == State.RUNNING else expires
