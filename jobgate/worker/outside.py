@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import _thread
 import os
-import signal
 import socket
 import sys
 from random import uniform
@@ -25,6 +24,7 @@ from jobgate.worker.answers import work
 from jobgate.worker.frames import DECLINE, DRAIN, FAIL, HELLO, pack
 from jobgate.worker.link import READ, Link
 from jobgate.worker.quick_json import dumps, loads
+from jobgate.worker.signals import take_signals
 
 TYPE_CHECKING = False  # as in `jobgate.worker`
 if TYPE_CHECKING:
@@ -384,7 +384,7 @@ class Outside:
         Raises:
             SystemExit: The gate refused this worker before it had ever let it in (2).
         """
-        self._take_signals()
+        take_signals(self._told_to_end)
         os.register_at_fork(after_in_child=self._disown)
         wait, known = _FIRST, False
         while not self._leaving:
@@ -475,17 +475,7 @@ class Outside:
             self._wire = None
             wire.close()
 
-    def _take_signals(self) -> None:
-        """SIGTERM and Ctrl-C let the command under way end first; a second one does not."""
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._told_to_end)
-        except ValueError:
-            return  # not the main thread: signals are its business
-
-    def _told_to_end(self, _number: int, _frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    def _told_to_end(self) -> None:
         self._leaving = True
         self._pause.release()
         # Not here: the main thread, which runs this, may hold the locks that writing needs.

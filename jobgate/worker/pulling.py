@@ -13,7 +13,6 @@ knows. It runs in the worker and imports the standard library only, when it is a
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from _thread import allocate_lock, start_new_thread
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from jobgate.worker.commands import describe as _describe
 from jobgate.worker.frames import CHUNK, DECLINE, FAIL, REPLY
 from jobgate.worker.line import Answer, Line, Lost
 from jobgate.worker.quick_json import loads
+from jobgate.worker.signals import take_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -224,7 +224,7 @@ class Puller:
         Raises:
             SystemExit: The gate has refused this worker before it had ever let it in (1).
         """
-        self._take_signals()
+        take_signals(self._told_to_end)
         os.register_at_fork(after_in_child=self._line.disown)
         start_new_thread(self._hold, ())
         command = None
@@ -375,17 +375,7 @@ class Puller:
         self._backing_off = min(_MOST, self._backing_off * _FACTOR)
         self._pause.acquire(timeout=pause)
 
-    def _take_signals(self) -> None:
-        """SIGTERM and Ctrl-C let the command under way end first; a second one does not."""
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._told_to_end)
-        except ValueError:
-            return  # not the main thread: signals are its business
-
-    def _told_to_end(self, _number: int, _frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    def _told_to_end(self) -> None:
         self._leaving = True
         self._pause.release()
         if self._asking:

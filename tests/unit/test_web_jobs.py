@@ -206,7 +206,7 @@ class PullerTests(SynchronousTestCase):
         puller._pause = cast("Any", _NoPause())
         with (
             patch.object(puller._line, "ask", ask),
-            patch.object(puller, "_take_signals"),
+            patch.object(pulling, "take_signals"),
             patch.object(puller, "_say"),
             patch.object(pulling, "start_new_thread"),
             patch.object(pulling.os, "register_at_fork"),
