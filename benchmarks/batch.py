@@ -8,30 +8,27 @@ itself failed. ``README.md`` beside this file explains the rows.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import http.client
-import json
 import re
 import statistics
 import sys
-import tempfile
-from fnmatch import fnmatch
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from call import chosen, run_group, say
 from checks import Bar, Check
+from groups import chosen, run_group
 from measure import Load, spread_of
-from processes import BenchmarkError, end_on_signals
-from report import Result, document, table
-from rows import Row
+from processes import BenchmarkError
+from rows import Call
+from runs import main, say, wanted
 from servers import ROOT, gate, mosec, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
+    from report import Result
     from servers import Starter
 
 BATCH_MS = 10.0
@@ -62,56 +59,9 @@ STARTERS: dict[str, Starter] = {
 }
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def run(result: Result, only: Sequence[str], folder: Path) -> None:
     """
-    Read the command line.
-    """
-    parser = argparse.ArgumentParser(description="Measure batches, beside mosec.")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds (5)")
-    parser.add_argument("--seconds", type=float, default=4, help="of each measurement, whole (4)")
-    parser.add_argument("--only", nargs="+", default=["*"], metavar="NAME", help="rows, or company")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
-    parser.add_argument("--quick", action="store_true", help="one round of a second: a smoke test")
-    options = parser.parse_args(arguments)
-    if options.quick:
-        options.rounds, options.seconds = 1, 1
-    if options.rounds < 1 or options.seconds < 1:
-        parser.error("--rounds and --seconds are at least 1")
-    return options
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """
-    Run what was asked for.
-
-    Returns:
-        The exit status.
-    """
-    options = parse(arguments)
-    end_on_signals()
-    result = Result(options.rounds, options.seconds)
-    try:
-        with tempfile.TemporaryDirectory(prefix="jobgate-benchmark-") as name:
-            measure_all(Path(name), options.only, result)
-        result.checks += checks(result)
-        sys.stdout.write(f"{table(result)}\n")
-        if options.json:
-            options.json.write_text(json.dumps(document(result), indent=1) + "\n")
-    except BenchmarkError as error:
-        say(f"failed: {error}")
-        return 2
-    except KeyboardInterrupt:
-        say("interrupted")
-        return 130
-    return 0 if result.passed else 1
-
-
-def measure_all(folder: Path, only: Sequence[str], result: Result) -> None:
-    """
-    Measure the rows that ``--only`` names, then those with a real model.
-
-    Raises:
-        BenchmarkError: It names none.
+    Measure everything that is asked for; ``--only`` also knows company.
     """
     selected = chosen(rows(folder), only, result)
     models = chosen(model_rows(folder), only, result)
@@ -121,13 +71,11 @@ def measure_all(folder: Path, only: Sequence[str], result: Result) -> None:
             for row in models
         ]
         models = []
-    company = any(fnmatch("company", pattern) for pattern in only)
-    if not selected and not models and not company:
-        raise BenchmarkError(f"nothing is called {' or '.join(only)}")
     run_group(selected, folder / "sleep", result, STARTERS)
     run_group(models, folder / "model", result, STARTERS)
-    if company:
+    if wanted("company", only):
         result.checks.append(company_check(folder / "company", result.rounds))
+    result.checks += checks(result)
 
 
 def company_check(folder: Path, rounds: int) -> Check:
@@ -165,7 +113,7 @@ def waited(connection: http.client.HTTPConnection, path: str) -> float:
     return float(found[1])
 
 
-def model_rows(folder: Path) -> tuple[Row, ...]:
+def model_rows(folder: Path) -> tuple[Call, ...]:
     """
     List the rows of the example with a model, with batches and without.
     """
@@ -174,21 +122,21 @@ def model_rows(folder: Path) -> tuple[Row, ...]:
     load = Load(text, "text/plain", SIZE)
     about = "examples/moderation, 32 callers"
     return (
-        Row("model", "model", load, None, f"{about}, batches of {SIZE}"),
-        Row("model-single", "model single", load, None, f"{about}, one by one"),
+        Call("model", "model", load, None, f"{about}, batches of {SIZE}"),
+        Call("model-single", "model single", load, None, f"{about}, one by one"),
     )
 
 
-def rows(folder: Path) -> tuple[Row, ...]:
+def rows(folder: Path) -> tuple[Call, ...]:
     """
     List the rows: both servers at each number of callers, and a lone caller with and without.
     """
     body = folder / "body.bin"
     body.write_bytes(b"x" * 100)
 
-    def row(name: str, server: str, callers: int, about: str) -> Row:
+    def row(name: str, server: str, callers: int, about: str) -> Call:
         load = Load(body, "application/octet-stream", callers)
-        return Row(name, server, load, body.read_bytes(), about)
+        return Call(name, server, load, body.read_bytes(), about)
 
     ours = (row(f"batch-{n}", "gate", n, f"jobgate, {n} callers") for n in CALLERS)
     theirs = (row(f"mosec-{n}", "mosec", n, f"mosec, {n} callers") for n in CALLERS)
@@ -228,4 +176,4 @@ def checks(result: Result) -> Iterator[Check]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("Measure batches, beside mosec.", run))

@@ -9,89 +9,39 @@ rows and how to read them.
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import json
 import sys
-import tempfile
-from fnmatch import fnmatch
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import growth
 from checks import Bar, Check, ratio_checks
 from footprint import start_once, wait_in_line
-from measure import measure, probe, spread_of
-from processes import BenchmarkError, end_on_signals
-from report import MEBI, Result, document, table
-from rows import SERVERS, Bodies, Row, groups
+from groups import chosen, run_group
+from measure import spread_of
+from processes import BenchmarkError
+from report import MEBI, Result
+from rows import SERVERS, Bodies, groups
+from runs import main, say, wanted
 from servers import ROOT, version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from servers import Running, Starter
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 CALLERS = 10_000
-WARM_UP = 1.0
-"""Seconds each row is run before the rounds, not counted."""
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def run(result: Result, only: Sequence[str], folder: Path) -> None:
     """
-    Read the command line.
+    Measure everything that is asked for; ``--only`` also knows start, waiting and growth.
     """
-    parser = argparse.ArgumentParser(description="Measure a call, beside baselines.")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds (5)")
-    parser.add_argument("--seconds", type=float, default=4, help="of each measurement, whole (4)")
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        default=["*"],
-        metavar="NAME",
-        help="rows, or start, waiting, growth; shell patterns will do",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the ratios there")
-    parser.add_argument("--quick", action="store_true", help="one round of a second: a smoke test")
-    options = parser.parse_args(arguments)
-    if options.quick:
-        options.rounds, options.seconds = 1, 1
-    if options.rounds < 1 or options.seconds < 1:
-        parser.error("--rounds and --seconds are at least 1")
-    return options
-
-
-def say(text: str) -> None:
-    """
-    Tell how far the run has come; the table alone goes to stdout.
-    """
-    sys.stderr.write(f"{text}\n")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """
-    Run what was asked for.
-
-    Returns:
-        The exit status.
-    """
-    options = parse(arguments)
-    end_on_signals()
-    try:
-        result = run(options)
-        sys.stdout.write(f"{table(result)}\n")
-        if options.json:
-            options.json.write_text(json.dumps(document(result), indent=1) + "\n")
-        if options.svg:
-            draw(result, options.svg)
-    except BenchmarkError as error:
-        say(f"failed: {error}")
-        return 2
-    except KeyboardInterrupt:
-        say("interrupted")
-        return 130
-    return 0 if result.passed else 1
+    for number, group in enumerate(groups(Bodies.make(folder))):
+        calls = chosen(group, only, result)
+        if calls:
+            run_group(calls, folder / str(number), result, SERVERS)
+    result.checks += ratio_checks(result.samples)
+    for section in (start_checks, waiting_checks, growth_checks):
+        if wanted(section.__name__.removesuffix("_checks"), only):
+            result.checks += section(folder, result.rounds)
 
 
 def draw(result: Result, target: Path) -> None:
@@ -110,76 +60,6 @@ def draw(result: Result, target: Path) -> None:
         f"{result.rounds} interleaved rounds of {result.seconds:g} s"
     )
     picture.draw(result.checks, result.about, note, target)
-
-
-def run(options: argparse.Namespace) -> Result:
-    """
-    Measure everything that ``--only`` names.
-    """
-    result = Result(options.rounds, options.seconds)
-    with tempfile.TemporaryDirectory(prefix="jobgate-benchmark-") as name:
-        folder = Path(name)
-        for number, group in enumerate(groups(Bodies.make(folder))):
-            rows = chosen(group, options.only, result)
-            if rows:
-                run_group(rows, folder / str(number), result)
-        result.checks += ratio_checks(result.samples)
-        for section in (start_checks, waiting_checks, growth_checks):
-            if wanted(section.__name__.removesuffix("_checks"), options.only):
-                result.checks += section(folder, result.rounds)
-    if not result.samples and not result.checks:
-        raise BenchmarkError(f"nothing is called {' or '.join(options.only)}")
-    return result
-
-
-def wanted(name: str, patterns: Sequence[str]) -> bool:
-    """
-    Say whether ``--only`` names this.
-    """
-    return any(fnmatch(name, pattern) for pattern in patterns)
-
-
-def chosen(group: Sequence[Row], patterns: Sequence[str], result: Result) -> list[Row]:
-    """
-    Return the rows to measure; without mosec, its rows are skipped, and that is noted.
-    """
-    rows = [row for row in group if wanted(row.name, patterns)]
-    if version_of("mosec") is None:
-        lost = [row.name for row in rows if row.server == "mosec"]
-        result.skipped += [f"{name}: mosec is not installed (the extra `bench`)" for name in lost]
-        rows = [row for row in rows if row.server != "mosec"]
-    return rows
-
-
-def run_group(
-    rows: Sequence[Row], folder: Path, result: Result, starters: Mapping[str, Starter] = SERVERS
-) -> None:
-    """
-    Start the servers of some rows, all at once, and measure: A B C, C B A, A B C ...
-    """
-    with contextlib.ExitStack() as stack:
-        servers: dict[str, Running] = {}
-        for key in dict.fromkeys(row.server for row in rows):
-            say(f"starting {key}")
-            servers[key] = starters[key](folder / key.replace(" ", "-"))
-            stack.enter_context(servers[key].child)
-        for row in rows:
-            url = servers[row.server].url
-            probe(url, row.load, row.expected)
-            measure(servers[row.server].child, url, row.load, WARM_UP)
-            result.about[row.name] = row.about
-            result.samples[row.name] = []
-        for number in range(result.rounds):
-            for row in rows if number % 2 == 0 else reversed(rows):
-                running = servers[row.server]
-                sample = measure(running.child, running.url, row.load, result.seconds)
-                result.samples[row.name].append(sample)
-                say(
-                    f"round {number + 1}/{result.rounds}  {row.name:15}"
-                    f"{sample.rate:10,.0f}/s {sample.cpu:10,.1f} us CPU"
-                )
-        for row in rows:
-            probe(servers[row.server].url, row.load, row.expected)
 
 
 def start_checks(folder: Path, rounds: int) -> Iterator[Check]:
@@ -216,4 +96,4 @@ def growth_checks(_folder: Path, rounds: int) -> Iterator[Check]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("Measure a call, beside baselines.", run, draw))

@@ -13,7 +13,6 @@ import json
 import statistics
 import sys
 import time
-from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 
 from arrivals import send_at
@@ -23,7 +22,7 @@ from measure import Load, Sample, measure, spread_of
 from processes import BenchmarkError
 from report import MEBI, Result
 from rows import Bodies
-from runs import Row, figure, interleave, main, ratio, say
+from runs import Row, figure, interleave, main, ratio, say, wanted
 from servers import gate, script
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def run(result: Result, only: Sequence[str], folder: Path) -> None:
     result.checks += claims(result)
     for section in (graph_checks, restart_checks, backlog_checks, baseline_checks):
         name = section.__name__.removesuffix("_checks")
-        if any(fnmatch(name, each) for each in only):
+        if wanted(name, only):
             result.checks += section(folder, bodies.small.read_bytes(), result)
 
 

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import threading
 import time
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,7 @@ from checks import Bar, Check
 from measure import Sample, spread_of
 from processes import BenchmarkError, Child, raise_descriptor_limit
 from report import MEBI, Result
-from runs import Row, figure, interleave, main, ratio, say
+from runs import Row, figure, interleave, main, ratio, say, wanted
 from servers import Running, free_port, gate, version_of, wait_for_port
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def run(result: Result, only: Sequence[str], folder: Path) -> None:
             rows.append(Row(name, about, cycle))
         interleave(rows, result, only)
     result.checks += claims(result)
-    if any(fnmatch("waiting", each) for each in only):
+    if wanted("waiting", only):
         result.checks += waiting_checks(folder)
 
 

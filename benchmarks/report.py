@@ -8,11 +8,11 @@ import datetime as dt
 import os
 import platform
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import psutil
 from measure import spread_of
 from servers import version_of
+from stolen import Stolen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -34,30 +34,26 @@ class Result:
     Attributes:
         rounds: How many rounds were run.
         seconds: How long each measurement took.
+        again: How often a measurement that the host disturbed is made again.
         about: What each row is, in words.
         samples: The measurements of each row, one a round.
         checks: The claims, judged.
         skipped: What was left out, and why.
-        began: The times of all CPUs together when the run began.
+        repeated: How many measurements were thrown away because the host disturbed them.
+        disturbed: The share of the CPUs' time that was taken in the worst of those that count.
+        stolen: Knows how much the host had of the whole run.
     """
 
     rounds: int
     seconds: float
+    again: int
     about: dict[str, str] = field(default_factory=dict)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
-    began: Any = field(default_factory=psutil.cpu_times)
-
-    @property
-    def stolen(self) -> float:
-        """
-        The share of the CPUs' time, since the run began, that a host had for others.
-        """
-        now = psutil.cpu_times()
-        # What is a guest's is counted as user time, too (proc(5)).
-        passed = sum(now[:8]) - sum(self.began[:8])
-        return (getattr(now, "steal", 0.0) - getattr(self.began, "steal", 0.0)) / max(passed, 1e-9)
+    repeated: int = 0
+    disturbed: float = 0.0
+    stolen: Stolen = field(default_factory=Stolen)
 
     @property
     def passed(self) -> bool:
@@ -77,7 +73,10 @@ def table(result: Result) -> str:
         parts.append(aligned(row_lines(result)))
     if result.checks:
         parts.append(aligned(check_lines(result.checks)))
-    parts.append(f"stolen by the host: {result.stolen:.1%} of the time of all CPUs")
+    parts.append(
+        f"stolen by the host: {result.stolen.share:.1%} of the time of all CPUs, at most"
+        f" {result.disturbed:.1%} in a measurement above; {result.repeated} were made again"
+    )
     parts += [f"skipped: {reason}" for reason in result.skipped]
     return "\n\n".join(parts)
 
@@ -149,7 +148,9 @@ def document(result: Result) -> dict[str, object]:
         "versions": {package: version_of(package) for package in PACKAGES},
         "rounds": result.rounds,
         "seconds": result.seconds,
-        "stolen": round(result.stolen, 4),
+        "stolen": round(result.stolen.share, 4),
+        "disturbed": round(result.disturbed, 4),
+        "repeated": result.repeated,
         "rows": {
             name: {"about": result.about[name], "samples": [one.as_dict() for one in samples]}
             for name, samples in result.samples.items()

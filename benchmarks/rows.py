@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from servers import Starter
 
-__all__ = ["SERVERS", "Bodies", "Row", "groups"]
+__all__ = ["SERVERS", "Bodies", "Call", "groups"]
 
 SMALL = 100
 LARGE = 2**20
@@ -42,9 +42,9 @@ SERVERS: dict[str, Starter] = {
 
 
 @dataclass(frozen=True)
-class Row:
+class Call:
     """
-    One line of the table.
+    One line of the table: calls to a server.
 
     Attributes:
         name: What it is called, in the table and for ``--only``.
@@ -99,14 +99,14 @@ def padded(document: dict[str, object], size: int) -> bytes:
     return json.dumps({**document, last: "x" * missing}).encode()
 
 
-def groups(bodies: Bodies) -> tuple[tuple[Row, ...], ...]:
+def groups(bodies: Bodies) -> tuple[tuple[Call, ...], ...]:
     """
     List the rows, in groups: all servers of a group are alive while any of it is measured.
     """
     return small_rows(bodies), large_rows(bodies)
 
 
-def small_rows(bodies: Bodies) -> tuple[Row, ...]:
+def small_rows(bodies: Bodies) -> tuple[Call, ...]:
     """
     List the rows with 100-byte bodies, at 32 callers and at one.
     """
@@ -114,20 +114,20 @@ def small_rows(bodies: Bodies) -> tuple[Row, ...]:
     one = Load(bodies.small, "application/json", ONE)
     body = bodies.small.read_bytes()
     return (
-        Row("klein", "klein", many, None, "stock Klein, constant answer"),
-        Row("bytes-1", "gate bytes 1", many, body, "jobgate, bytes, in_flight 1"),
-        Row("bytes-8", "gate bytes 8", many, body, "jobgate, bytes, in_flight 8"),
-        Row("outside-1", "gate outside 1", many, body, "jobgate, socket workers, in_flight 1"),
-        Row("outside-8", "gate outside 8", many, body, "jobgate, socket workers, in_flight 8"),
-        Row("mosec", "mosec", many, body, "mosec, JSON"),
-        Row("json-1", "gate json 1", many, body, "jobgate, JSON, in_flight 1"),
-        Row("json-8", "gate json 8", many, body, "jobgate, JSON, in_flight 8"),
-        Row("klein-c1", "klein", one, None, "stock Klein, constant, 1 caller"),
-        Row("bytes-1-c1", "gate bytes 1", one, body, "jobgate, bytes, 1 caller"),
+        Call("klein", "klein", many, None, "stock Klein, constant answer"),
+        Call("bytes-1", "gate bytes 1", many, body, "jobgate, bytes, in_flight 1"),
+        Call("bytes-8", "gate bytes 8", many, body, "jobgate, bytes, in_flight 8"),
+        Call("outside-1", "gate outside 1", many, body, "jobgate, socket workers, in_flight 1"),
+        Call("outside-8", "gate outside 8", many, body, "jobgate, socket workers, in_flight 8"),
+        Call("mosec", "mosec", many, body, "mosec, JSON"),
+        Call("json-1", "gate json 1", many, body, "jobgate, JSON, in_flight 1"),
+        Call("json-8", "gate json 8", many, body, "jobgate, JSON, in_flight 8"),
+        Call("klein-c1", "klein", one, None, "stock Klein, constant, 1 caller"),
+        Call("bytes-1-c1", "gate bytes 1", one, body, "jobgate, bytes, 1 caller"),
     )
 
 
-def large_rows(bodies: Bodies) -> tuple[Row, ...]:
+def large_rows(bodies: Bodies) -> tuple[Call, ...]:
     """
     List the rows with 1 MiB bodies, at 8 callers.
     """
@@ -136,10 +136,10 @@ def large_rows(bodies: Bodies) -> tuple[Row, ...]:
     small = Load(bodies.small, "application/json", SOME)
     parsed, raw = bodies.large.read_bytes(), bodies.opaque.read_bytes()
     return (
-        Row("large-mosec", "mosec", document, parsed, "mosec, 1 MiB JSON"),
-        Row("large-json", "gate json 1", document, parsed, "jobgate, 1 MiB JSON, in_flight 1"),
-        Row("large-json-2", "gate json 2", document, parsed, "jobgate, 1 MiB JSON, in_flight 2"),
-        Row("large-bytes", "gate bytes 1", opaque, raw, "jobgate, 1 MiB bytes, in_flight 1"),
-        Row("large-front", "front", opaque, None, "bare front, 1 MiB in and out"),
-        Row("large-constant", "gate constant", small, None, "jobgate, 100 B in, 1 MiB out"),
+        Call("large-mosec", "mosec", document, parsed, "mosec, 1 MiB JSON"),
+        Call("large-json", "gate json 1", document, parsed, "jobgate, 1 MiB JSON, in_flight 1"),
+        Call("large-json-2", "gate json 2", document, parsed, "jobgate, 1 MiB JSON, in_flight 2"),
+        Call("large-bytes", "gate bytes 1", opaque, raw, "jobgate, 1 MiB bytes, in_flight 1"),
+        Call("large-front", "front", opaque, None, "bare front, 1 MiB in and out"),
+        Call("large-constant", "gate constant", small, None, "jobgate, 100 B in, 1 MiB out"),
     )
