@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jobgate.pool.process import WorkerProcess
     from jobgate.pool.report import Report, Slow
 
-__all__ = ["Crew", "Foreman", "GroupOwner", "Hand", "Loss", "Owner"]
+__all__ = ["Crew", "Foreman", "GroupOwner", "Groups", "Hand", "Loss", "Owner"]
 
 
 class Loss:
@@ -71,7 +71,17 @@ class Owner(Protocol):
         """It has ended, and what it was has been cleared away."""
 
 
-class GroupOwner(Owner, Protocol):
+class Groups(Protocol):
+    """Who must know which process groups live, in case the gate is killed."""
+
+    def group_started(self, pgid: int) -> None:
+        """A process group lives."""
+
+    def group_ended(self, pgid: int) -> None:
+        """The process group has been killed."""
+
+
+class GroupOwner(Owner, Groups, Protocol):
     """Who keeps a worker that is a child: the Supervisor."""
 
     def worker_counted(self, worker: WorkerProcess) -> None:
@@ -79,12 +89,6 @@ class GroupOwner(Owner, Protocol):
 
     def worker_slow(self, worker: WorkerProcess, slow: Slow) -> None:
         """A command runs longer than `soft_timeout`, and goes on."""
-
-    def group_started(self, pgid: int) -> None:
-        """A process group lives."""
-
-    def group_ended(self, pgid: int) -> None:
-        """The process group has been killed."""
 
 
 class Foreman(Protocol):

@@ -32,7 +32,9 @@ _SHORTEST, _LONGEST = 0.05, 0.5
 class Watched(Protocol):
     """Whose workers are looked at: the Supervisor."""
 
-    posts: list[Post]
+    @property
+    def posts(self) -> list[Post]:
+        """The posts of its children."""
 
     def outlived(self, post: Post, cause: str) -> None:
         """The post's worker has served for long enough."""

@@ -266,7 +266,7 @@ def _batches(batching: Batching, together: Histogram) -> Batches:
 
 
 def _reload(supervisor: Supervisor) -> Reload | None:
-    rollout = supervisor.rollout
+    rollout = supervisor.rollouts.last
     if rollout is None:
         return None
     return Reload(rollout.cause, rollout.state, rollout.total, rollout.why)

@@ -339,8 +339,8 @@ class ReloadTests(PoolCase):
 
     @property
     def rollout(self) -> str:
-        assert self.supervisor.rollout is not None
-        return self.supervisor.rollout.state
+        assert self.supervisor.rollouts.last is not None
+        return self.supervisor.rollouts.last.state
 
     def test_canary_without_work(self) -> None:
         """If nothing is to be done it only has to live for a second."""
@@ -374,7 +374,7 @@ class ReloadTests(PoolCase):
         self.turn()
         self.turn(60)
         self.assertEqual(self.reactor.alive, old)
-        rollout = self.supervisor.rollout
+        rollout = self.supervisor.rollouts.last
         assert rollout is not None
         self.assertEqual((rollout.state, rollout.why), ("stopped", "q-1: exited with status 3"))
 

@@ -202,7 +202,7 @@ class Load(RuleBasedStateMachine):
         )
         self.machine = Machine()
         self.supervisor = self.gate.supervisor("q")
-        self.supervisor._machine = self.machine  # type: ignore[assignment]
+        self.supervisor._headcount._machine = self.machine  # type: ignore[assignment]
         self.gate.start()
         self.called: list[Any] = []
         self.pongs: Counter[int] = Counter()
