@@ -1,20 +1,8 @@
 """
-Fakes for tests of whatever runs workers: ours, and those of programs that embed a gate.
+A child that does only what the test says.
 
-A `SpawningReactor` is a clock that spawns `FakeChild`s instead of processes. What the
-gate writes goes through real pipes, so the code under test is the code that runs; no
-process, port or second of waiting is needed::
-
-    reactor = SpawningReactor()
-    with reactor:
-        gate = Gate(config, reactor, inline_journal(reactor))
-        gate.start()
-        reactor.advance(0)
-        child = reactor.workers[0]
-        child.hello()
-        reply = gate.call("resize", b"body")
-        child.reply(b"done")
-        assert reply.result.body == b"done"
+Its end of the pipes is here, and what a process and its reaping look like to Twisted; the gate's
+ends are `pipes`.
 """
 
 from __future__ import annotations
@@ -23,28 +11,24 @@ import json
 import os
 import signal as signals
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twisted.internet.error import ProcessDone, ProcessTerminated
-from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
-from jobgate.jobs.sqlite import SqliteJournal
-from jobgate.pool import process, warden
+from jobgate.testing.pipes import Pipe
 from jobgate.wire import frames
 from jobgate.wire.frames import FrameDecoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
+    from collections.abc import Mapping, Sequence
 
     from twisted.internet.interfaces import IReactorTime
 
-__all__ = ["FakeChild", "Given", "Recorder", "SpawningReactor", "inline_journal"]
+__all__ = ["FakeChild", "Given"]
 
 _STDIN, _STDOUT, _STDERR, _STATUS = range(4)
-_FIRST_PID = 2**30
-"""Above any process id that a system gives (Linux: at most 2**22), so no signal can ever hit one."""  # noqa: E501
 _FINAL = frozenset({frames.REPLY, frames.FAIL, frames.DECLINE})
 """The types of frame that are the last word on a command."""
 
@@ -64,101 +48,6 @@ class Given(NamedTuple):
     id: int
     meta: dict[str, Any]
     body: bytes
-
-
-class Recorder:
-    """
-    Stands for any object that is only told things, and keeps what it was told.
-
-    Every method exists, returns None and appends `(name, *arguments)` to `events`;
-    arguments given by name follow as one dict.
-
-    Args:
-        events: The list to append to; give several recorders one list to compare the order.
-        results: What methods return instead of None, by name.
-
-    Attributes:
-        events: What it was told, oldest first.
-    """
-
-    def __init__(self, events: list[tuple[Any, ...]] | None = None, **results: object) -> None:
-        self.events = [] if events is None else events
-        self._results = results
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name.startswith("_"):
-            raise AttributeError(name)
-
-        def told(*args: object, **named: object) -> object:
-            self.events.append((name, *args, named) if named else (name, *args))
-            return self._results.get(name)
-
-        return told
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the methods that were called, oldest first."""
-        return [event[0] for event in self.events]
-
-    def of(self, name: str) -> list[tuple[Any, ...]]:
-        """The arguments of every call of one method."""
-        return [event[1:] for event in self.events if event[0] == name]
-
-
-class _Pipe:
-    """
-    The gate's end of one descriptor: what Twisted's ProcessReader and ProcessWriter are.
-    """
-
-    def __init__(self, child: FakeChild, number: int, fd: int) -> None:
-        self._child = child
-        self._number = number
-        self._fd = fd
-        self.closed = False
-        self.dataBuffer = b""
-        self.offset = 0
-        self._tempDataLen = 0
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def doRead(self) -> BaseException | None:
-        """Replaced by the code under test."""
-        return None
-
-    def write(self, data: bytes) -> None:
-        self.dataBuffer += bytes(data)
-
-    def writeSequence(self, pieces: Sequence[bytes]) -> None:
-        self.dataBuffer += b"".join(pieces)
-
-    def push(self) -> bool:
-        """What a reactor does when the pipe is writable; True if anything went."""
-        if self.closed or not self.dataBuffer:
-            return False
-        try:
-            count = os.write(self._fd, self.dataBuffer)
-        except OSError:
-            return False
-        self.dataBuffer = self.dataBuffer[count:]
-        return count > 0
-
-    def loseConnection(self) -> None:
-        """The gate closes its end."""
-        if self._number == _STDIN:
-            while self.push():
-                continue
-        self.lose()
-
-    def lose(self) -> None:
-        """This descriptor is closed, by whichever side."""
-        if not self.closed:
-            self.connectionLost(None)
-
-    def connectionLost(self, reason: object) -> None:  # noqa: ARG002 (Twisted's signature)
-        """What Twisted calls then; the code under test may have put itself in front."""
-        self.closed = True
-        self._child.pipe_closed(self._number)
 
 
 class FakeChild:
@@ -184,7 +73,7 @@ class FakeChild:
 
     def __init__(
         self,
-        reactor: SpawningReactor,
+        reactor: IReactorTime,
         protocol: Any,  # noqa: ANN401
         executable: str,
         args: Sequence[str],
@@ -204,7 +93,7 @@ class FakeChild:
         self.alive = True
         self.received: list[signals.Signals] = []
         self.dies_of = {signals.SIGKILL}
-        self.pipes: dict[int, _Pipe] = {}
+        self.pipes: dict[int, Pipe] = {}
         self._stdin = b""
         self._decoder = FrameDecoder()
         self._frames: list[Given] = []
@@ -277,7 +166,7 @@ class FakeChild:
                 return
             with suppress(BlockingIOError):
                 rest = rest[os.write(self._stdout_fd, rest) :]
-            self._be_read()
+            self.pipes[_STDOUT].be_read()
 
     def complain(self, data: bytes) -> None:
         """Write to its stderr."""
@@ -358,7 +247,7 @@ class FakeChild:
         for pipe in list(self.pipes.values()):
             pipe.loseConnection()
 
-    # --- what reactor and pipes tell it
+    # --- what the reactor tells it
 
     def signalled(self, number: int) -> None:
         """The gate sent it a signal."""
@@ -367,36 +256,25 @@ class FakeChild:
         if signal in self.dies_of:
             self.reactor.callLater(0, self._killed_by, signal)
 
-    def pipe_closed(self, number: int) -> None:
-        """One descriptor is closed."""
-        self.protocol.childConnectionLost(number)
-        self._end_if_over()
-
     # --- inside
 
     def _open(self, number: int) -> None:
         reads, writes = os.pipe()
         self._fds += [reads, writes]
+        lost = partial(self._pipe_closed, number)
         os.set_blocking(reads, False)
         os.set_blocking(writes, False)
         if number == _STDIN:
             self._stdin_fd = reads
-            self.pipes[number] = _Pipe(self, number, writes)
+            self.pipes[number] = Pipe(writes, lost, flushes=True)
         else:
-            self.pipes[number] = _Pipe(self, number, reads)
+            self.pipes[number] = Pipe(reads, lost)
             if number == _STDOUT:
                 self._stdout_fd = writes
 
-    def _be_read(self) -> None:
-        """What a reactor does as long as the pipe is readable."""
-        before = -1
-        while not self.pipes[_STDOUT].closed:
-            left = _in_pipe(self.pipes[_STDOUT].fileno())
-            if not left or left == before:
-                return
-            before = left
-            if self.pipes[_STDOUT].doRead() is not None:
-                return
+    def _pipe_closed(self, number: int) -> None:
+        self.protocol.childConnectionLost(number)
+        self._end_if_over()
 
     def _killed_by(self, signal: signals.Signals) -> None:
         if self.alive:
@@ -414,136 +292,3 @@ class FakeChild:
         if not self.alive and not self._ended and all(p.closed for p in self.pipes.values()):
             self._ended = True
             self.protocol.processEnded(Failure(ProcessDone(0)))
-
-
-def _in_pipe(fd: int) -> int:
-    """Bytes that wait in a pipe."""
-    import array
-    import fcntl
-    import termios
-
-    count = array.array("i", [0])
-    fcntl.ioctl(fd, termios.FIONREAD, count)
-    return count[0]
-
-
-class _System:
-    """
-    The module `os` as the pool sees it while a SpawningReactor is in use: no signal leaves it.
-    """
-
-    def __init__(self, reactor: SpawningReactor) -> None:
-        self._reactor = reactor
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-        return getattr(os, name)
-
-    def killpg(self, group: int, number: int) -> None:
-        self._reactor.signal(group, number)
-
-    def kill(self, pid: int, number: int) -> None:
-        self._reactor.signal(pid, number)
-
-
-class SpawningReactor(MemoryReactorClock):
-    """
-    A MemoryReactorClock whose processes are FakeChildren.
-
-    Use it as a context manager (or `install` and `discard` it): as long as it is in
-    use, signals that the pool sends go to FakeChildren and nowhere else.
-
-    Attributes:
-        spawned: Every child, oldest first, the gate's warden included.
-        refuse: Set to an OSError to have the next spawns fail with it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.spawned: list[FakeChild] = []
-        self.refuse: OSError | None = None
-        self._system: Any = None
-
-    @property
-    def workers(self) -> list[FakeChild]:
-        """Every child that is no warden, oldest first."""
-        return [child for child in self.spawned if warden.__file__ not in child.args]
-
-    @property
-    def alive(self) -> list[FakeChild]:
-        """Those workers that have not exited."""
-        return [child for child in self.workers if child.alive]
-
-    def spawnProcess(
-        self,
-        processProtocol: Any,  # noqa: ANN401
-        executable: str,
-        args: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
-        path: str | None = None,
-        uid: int | None = None,  # noqa: ARG002
-        gid: int | None = None,  # noqa: ARG002
-        usePTY: bool = False,  # noqa: ARG002, FBT001, FBT002
-        childFDs: Mapping[int, Any] | None = None,
-    ) -> FakeChild:
-        """Make a child that does nothing by itself."""
-        if self.refuse is not None:
-            raise self.refuse
-        fds = {0: "w", 1: "r", 2: "r"} if childFDs is None else childFDs
-        pid = _FIRST_PID + len(self.spawned)
-        child = FakeChild(self, processProtocol, executable, args, env, path, fds, pid)
-        self.spawned.append(child)
-        processProtocol.makeConnection(child)
-        return child
-
-    def signal(self, pid: int, number: int) -> None:
-        """
-        Deliver a signal to a child.
-
-        Raises:
-            ProcessLookupError: No living child has that id.
-        """
-        for child in self.spawned:
-            if child.group == pid and child.alive:
-                child.signalled(number)
-                return
-        raise ProcessLookupError
-
-    def install(self) -> None:
-        """Take the pool's signals."""
-        self._system = vars(process)["os"]
-        vars(process)["os"] = _System(self)
-
-    def discard(self) -> None:
-        """Give the pool's signals back and close all descriptors."""
-        if self._system is not None:
-            vars(process)["os"], self._system = self._system, None
-        for child in self.spawned:
-            child.discard()
-
-    def __enter__(self) -> Self:
-        self.install()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.discard()
-
-
-def inline_journal(
-    clock: IReactorTime, path: str = ":memory:", *, epoch: float = 1e9
-) -> SqliteJournal:
-    """
-    A store of jobs without a thread: what it is asked has happened when the call returns.
-
-    Args:
-        clock: Its time, such as a `Clock`; it tries again by its timers.
-        path: A file, for a store that can be opened anew.
-        epoch: What the clock on the wall shows when `clock` shows 0.
-    """
-    return SqliteJournal(
-        path, clock, clock=clock.seconds, wall=lambda: epoch + clock.seconds(), inline=True
-    )
