@@ -12,6 +12,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from jobgate.worker.carriers import tls_context
 from jobgate.worker.quick_json import loads
 
 if TYPE_CHECKING:
@@ -80,14 +81,8 @@ class Line:
             msg = f'url: found {url!r}, wanted "http://HOST:PORT" or "https://HOST:PORT"'
             raise ValueError(msg)
         if parts.scheme == "https":
-            import ssl
-
-            certfile, keyfile, cafile = files
-            context = ssl.create_default_context(cafile=cafile or None)
-            if certfile:
-                context.load_cert_chain(certfile, keyfile or None)
             self._connection: HTTPConnection = HTTPSConnection(
-                parts.hostname, parts.port, timeout=_WITHIN, context=context
+                parts.hostname, parts.port, timeout=_WITHIN, context=tls_context(*files)
             )
         else:
             self._connection = HTTPConnection(parts.hostname, parts.port, timeout=_WITHIN)

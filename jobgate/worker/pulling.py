@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import os
 import sys
-from _thread import allocate_lock, start_new_thread
+from _thread import start_new_thread
 from collections.abc import Mapping
-from random import uniform
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -26,6 +25,7 @@ from jobgate.worker.commands import BYTES, Command, Fail, Input
 from jobgate.worker.commands import describe as _describe
 from jobgate.worker.frames import CHUNK, DECLINE, FAIL, REPLY
 from jobgate.worker.line import Answer, Line, Lost
+from jobgate.worker.patience import Patience
 from jobgate.worker.quick_json import loads
 from jobgate.worker.signals import take_signals
 
@@ -34,10 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Puller"]
 
-_FIRST, _FACTOR, _MOST = 0.1, 2.0, 10.0
-"""Seconds before a request is sent again, their growth, and the longest."""
-_JITTER = 0.5
-"""The random share of that, so that a restarted gate does not see all its pullers at once."""
 _DECLINED = 1.0
 """Seconds for others to take what this worker has declined."""
 
@@ -211,10 +207,7 @@ class Puller:
         self._leaving = False
         self._known = self._well = False
         self._ended = False
-        self._pause = allocate_lock()
-        self._pause.acquire()
-        self._backing_off = _FIRST
-        self._last_said = ""
+        self._patience = Patience()
         self._key = _new_key()
 
     def serve(self, handler: Callable[[Command], object]) -> None:
@@ -257,13 +250,13 @@ class Puller:
             return None
         asked_well, self._known, self._well = self._well, True, True
         if not asked_well:
-            self._say(f"pulling from {self._queue} at {self._url}")
+            self._patience.say(f"pulling from {self._queue} at {self._url}")
         if answer.status == 200:
             return self._taken(answer)
         if asked_well and monotonic() - began < max(min(self._wait, 1.0), 0.001):
-            self._rest(0)  # a gate that stops lets nobody wait
+            self._patience.rest()  # a gate that stops lets nobody wait
         elif asked_well:
-            self._backing_off = _FIRST
+            self._patience.renew()
         return None
 
     def _run(self, handler: Callable[[Command], object], command: _Pulled) -> _Pulled | None:
@@ -298,13 +291,13 @@ class Puller:
                 if not self._leaving:
                     self._try_later(f"{lost}; trying again")
                 elif repeated:
-                    self._rest(0)
+                    self._patience.rest()
                 repeated = True
                 continue
             if answer.status < 300:
-                self._backing_off = _FIRST
+                self._patience.renew()
                 if way == "decline":
-                    self._pause.acquire(timeout=_DECLINED)
+                    self._patience.wait(_DECLINED)
                 return self._taken(answer) if crossing and answer.status == 200 else None
             if answer.later:
                 self._try_later(f"{answer.why}; trying again", answer.after)
@@ -314,7 +307,9 @@ class Puller:
                 body = _describe(Fail("the reply is larger than the gate takes", retry=False))
             else:
                 if not (repeated and answer.status == 409):  # else it may have had this very reply
-                    self._say(f"{command.id}, attempt {command.attempt}: dropped: {answer.why}")
+                    self._patience.say(
+                        f"{command.id}, attempt {command.attempt}: dropped: {answer.why}"
+                    )
                 return None
         return None
 
@@ -329,7 +324,7 @@ class Puller:
         return answer
 
     def _taken(self, answer: Answer) -> _Pulled:
-        self._backing_off = _FIRST
+        self._patience.renew()
         return _Pulled(_Desk(), self._line, self._queue, answer)
 
     def _hold(self) -> None:
@@ -365,25 +360,11 @@ class Puller:
     def _try_later(self, why: str, after: float = 0.0) -> None:
         """Something is wrong for the moment."""
         self._well = False
-        self._say(f"{self._url}: {why}")
-        self._rest(after)
-
-    def _rest(self, after: float) -> None:
-        """Wait before the next request, longer each time; a signal ends it."""
-        least = after or self._backing_off * (1 - _JITTER)
-        pause = max(after, self._backing_off) * uniform(0, _JITTER) + least  # noqa: S311
-        self._backing_off = min(_MOST, self._backing_off * _FACTOR)
-        self._pause.acquire(timeout=pause)
+        self._patience.say(f"{self._url}: {why}")
+        self._patience.rest(after)
 
     def _told_to_end(self) -> None:
         self._leaving = True
-        self._pause.release()
+        self._patience.end()
         if self._asking:
             self._line.end_waiting()
-
-    def _say(self, text: str) -> None:
-        """Tell what has changed, on stderr."""
-        if text != self._last_said:
-            self._last_said = text
-            sys.stderr.write(f"jobgate.worker: {text}\n")
-            sys.stderr.flush()

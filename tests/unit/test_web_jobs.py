@@ -22,6 +22,7 @@ from jobgate.web.pulls import Pulls
 from jobgate.web.pushes import key_of
 from jobgate.wire import frames
 from jobgate.worker import line, pulling
+from jobgate.worker.patience import Patience
 from tests.unit.jobs_case import JobsCase
 
 if TYPE_CHECKING:
@@ -203,11 +204,10 @@ class PullerTests(SynchronousTestCase):
                 raise line.Lost("reset")
             return line.Answer(answer, self.headers(), b"body")
 
-        puller._pause = cast("Any", _NoPause())
+        puller._patience = _NoPatience()
         with (
             patch.object(puller._line, "ask", ask),
             patch.object(pulling, "take_signals"),
-            patch.object(puller, "_say"),
             patch.object(pulling, "start_new_thread"),
             patch.object(pulling.os, "register_at_fork"),
         ):
@@ -239,8 +239,11 @@ class PullerTests(SynchronousTestCase):
         self.assertEqual(len({one, two, three, four}), 4)
 
 
-class _NoPause:
-    """A lock that nobody waits for."""
+class _NoPatience(Patience):
+    """Waits for nothing, and says nothing."""
 
-    def acquire(self, *_: Any, **__: Any) -> bool:
-        return False
+    def wait(self, seconds: float) -> None:
+        """Not even a moment."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
