@@ -7,9 +7,7 @@ know HTTP, processes or pipes; time comes from the clock it is given.
 
 from __future__ import annotations
 
-from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
-from zlib import crc32
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -17,12 +15,11 @@ from twisted.python.failure import Failure
 from jobgate import errors
 from jobgate.command import DONE, RUNNING, WAITING, Command, Lot
 from jobgate.gate.admission import expected_wait, retry_after
-from jobgate.gate.batch_queue import BatchQueue
-from jobgate.gate.batching import Batching
 from jobgate.gate.deadlines import Deadlines
+from jobgate.gate.losses import after_loss
 from jobgate.gate.poison import Poison
-from jobgate.gate.queues import CommandQueue
 from jobgate.gate.runner import Runner
+from jobgate.gate.shards import Shards
 from jobgate.gate.stats import QueueStats
 from jobgate.wire.lines import one_line
 
@@ -35,22 +32,13 @@ if TYPE_CHECKING:
     from jobgate.config import QueueConfig
     from jobgate.errors import JobgateError
     from jobgate.gate.audit import Audit
+    from jobgate.gate.batching import Batching
+    from jobgate.gate.losses import Loss
+    from jobgate.gate.queues import CommandQueue
 
-__all__ = ["Loss", "Pool", "Road"]
+__all__ = ["Pool", "Road"]
 
 _FOREVER = float("inf")
-_UNREAD = 20
-"""Workers that may be lost, one behind the other, before a command has reached them whole: what
-ends all of them is the command itself, its length for instance, or they can run none at all."""
-
-
-class Loss(Protocol):
-    """How a worker was lost (`jobgate.pool.roles.Loss`)."""
-
-    kind: str
-    cause: str
-    exit_status: int | None
-    signal: str | None
 
 
 class Pool(Protocol):
@@ -86,7 +74,6 @@ class Road:
         pool: Who keeps its workers.
         draining: The gate is about to go; nothing new comes in.
         audit: As given; a reload may bring another.
-        batching: When batches go, if there are any.
         running_add: Says that a command has been handed to a worker.
         on_room: Told when a worker has room and nothing waits, where somebody wants to know.
     """
@@ -96,7 +83,6 @@ class Road:
     def __init__(self, config: QueueConfig, clock: IReactorTime, audit: Audit | None) -> None:
         self.config = config
         self.stats = QueueStats()
-        self.batching: Batching | None = None
         self.poison = Poison()
         self.pool: Pool | None = None
         self.draining = False
@@ -111,7 +97,7 @@ class Road:
         self._lanes = 0
         self._lines = config.protocol == "lines"
         self._quiet: list[Deferred[None]] = []
-        self.shards = self._new_shards(config)
+        self.shards = Shards(config, clock)
 
     def __repr__(self) -> str:
         return f"<Road {self.config.name} waiting={self.waiting} running={self.running}>"
@@ -121,7 +107,7 @@ class Road:
     @property
     def waiting(self) -> int:
         """How many commands wait."""
-        return sum(map(len, self.shards))
+        return self.shards.waiting
 
     @property
     def running(self) -> int:
@@ -132,16 +118,17 @@ class Road:
     def calls(self) -> tuple[int, int]:
         """How many calls wait and how many run: what is here without being a job."""
         running = len(self._running) - sum(command.job for command in self._running)
-        return sum(shard.calls for shard in self.shards), running
+        return self.shards.calls, running
 
     @property
     def jobs_waiting(self) -> int:
         """How many jobs wait here."""
-        shards = self.shards
-        if len(shards) == 1:
-            # Asked for every job.
-            return shards[0].pending.jobs
-        return sum(shard.pending.jobs for shard in shards)
+        return self.shards.jobs
+
+    @property
+    def batching(self) -> Batching | None:
+        """When batches go, if there are any."""
+        return self.shards.batching
 
     @property
     def lanes(self) -> int:
@@ -166,11 +153,7 @@ class Road:
     @property
     def bytes_waiting(self) -> int:
         """The bodies of what waits, together."""
-        shards = self.shards
-        if len(shards) == 1:
-            # Asked for every job, likewise.
-            return shards[0].bytes_waiting
-        return sum(shard.bytes_waiting for shard in shards)
+        return self.shards.size_bytes
 
     @property
     def paused(self) -> bool:
@@ -200,7 +183,7 @@ class Road:
             return "the gate is shutting down"
         if self.pool is not None and self.pool.crash_loop:
             return f"no worker lives: {self.pool.last_cause}"
-        calls = sum(shard.calls for shard in self.shards)
+        calls = self.shards.calls
         if calls >= self.config.size and not any(s.free_now for s in self.shards):
             return f"the queue is full ({calls} waiting)"
         return ""
@@ -229,7 +212,7 @@ class Road:
         """
         self.stats.accepted += 1
         shards = self.shards
-        shard = shards[0] if len(shards) == 1 else self._shard_for(key)
+        shard = shards[0] if len(shards) == 1 else shards.of(key)
         free = shard.free_now
         if not (free and self.plain):
             try:
@@ -268,7 +251,7 @@ class Road:
     def enter(self, command: Command, *, key: str = "") -> None:
         """Let a job in that is expected, unless it was withdrawn: no bound of calls applies."""
         if command.state is WAITING:
-            command.shard = self.shards[0] if len(self.shards) == 1 else self._shard_for(key)
+            command.shard = self.shards.of(key)
             if isinstance(command, Lot):
                 command.shard.put_lot(command)
             else:
@@ -338,12 +321,6 @@ class Road:
                 f"it would wait about {wait:.1f} s, and {left:.1f} s are left",
                 retry_after=retry_after(waiting, service, lanes),
             )
-
-    def _shard_for(self, key: str) -> CommandQueue:
-        """The same key always gets the same shard; without a key the shortest does."""
-        if key:
-            return self.shards[crc32(key.encode()) % len(self.shards)]
-        return min(self.shards, key=lambda shard: (not shard.free_now, len(shard)))
 
     # --- on its way: what the Runners report
 
@@ -433,7 +410,7 @@ class Road:
 
     def lost(self, command: Command, loss: Loss, *, begun: bool, alone: bool) -> None:
         """
-        Its worker is lost (contract section 6).
+        Its worker is lost.
 
         Args:
             command: What the worker had.
@@ -445,46 +422,15 @@ class Road:
         if command.state is DONE:
             command.worker = None
             return
-        config, now, batch = self.config, self._seconds(), command.batch
-        about: dict[str, Any] = {"attempt": command.attempt}
-        if not begun:
-            command.attempt -= 1
-            command.unread += alone and loss.kind in ("died", "memory", "protocol")
-            if command.unread >= _UNREAD:
-                self._fail(command, _never_read(command, loss), now)
-                return
-            if command.job or config.retry != "never":
-                self._wait_again(command)
-                return
-        if loss.kind == "protocol":
-            self._fail(command, errors.WorkerProtocolError(loss.cause, **about), now)
+        now = self._seconds()
+        error = after_loss(command, loss, self.config, now, begun=begun, alone=alone)
+        if error is not None:
+            if isinstance(error, errors.PoisonCommand):
+                self.poison.add(command, now)
+            self._fail(command, error, now)
             return
-        if loss.kind == "timeout" and batch is not None and self._ran_too_long(command, now):
-            self._fail(command, errors.WorkerTimeout(loss.cause, **about), now)
-            return
-        again = config.retry == "safe" and command.stream is None and not command.job
-        if loss.kind in ("died", "memory"):
-            if batch is not None and len(batch.members) > 1:
-                command.excused += 1
-                again = again or (command.job and config.retry != "never")
-            elif alone:
-                command.deaths += 1
-            if batch is not None and again:
-                command.batch = batch.half_of(command)
-        about |= {"exit_status": loss.exit_status, "signal": loss.signal}
-        starts = command.attempt - command.excused
-        if again and starts < config.attempts and now < command.deadline:
-            self.stats.retried += 1
-            self._wait_again(command)
-        elif again and command.deaths >= config.attempts:
-            self.poison.add(command, now)
-            poison = errors.PoisonCommand(f"it has killed {command.deaths} workers", **about)
-            self._fail(command, poison, now)
-        else:
-            died = errors.WorkerDied(loss.cause, **about)
-            if not begun and not command.attempt:
-                died.executed = "no"
-            self._fail(command, died, now)
+        self.stats.retried += begun
+        self._wait_again(command)
 
     # --- workers come and go
 
@@ -540,19 +486,17 @@ class Road:
         self._lines = config.protocol == "lines"
         self.poison.clear()
         if config.shards == before.shards and config.batch == before.batch:
-            for shard in self.shards:
-                shard.size = config.size
+            self.shards.resize(config.size)
             return
-        waiting, paused = list(self._all_waiting()), self.paused
+        waiting, paused = self.shards.commands(), self.paused
         for command in waiting:
             command.shard.discard(command)
-        for shard in self.shards:
-            shard.close()
-        self.shards = self._new_shards(config)
+        self.shards.close()
+        self.shards = Shards(config, self._clock)
         if paused:
             self.pause()
         for command in (*waiting, *self._running):
-            command.shard = self._shard_for((command.headers or {}).get("jobgate-key", ""))
+            command.shard = self.shards.of((command.headers or {}).get("jobgate-key", ""))
         for command in reversed(waiting):
             if self.batching is None:
                 command.batch = None
@@ -578,27 +522,20 @@ class Road:
     def close(self) -> None:
         """Stop the clock: nothing is left."""
         self._deadlines.stop()
-        for shard in self.shards:
-            shard.close()
+        self.shards.close()
 
     # --- inside
 
-    def _new_shards(self, config: QueueConfig) -> list[CommandQueue]:
-        self.batching = batching = Batching(config.batch) if config.batch.size > 1 else None
-        if batching is None:
-            return [CommandQueue(config.size, self._clock) for _ in range(config.shards)]
-        return [BatchQueue(config.size, self._clock, batching) for _ in range(config.shards)]
-
     def _withdraw_all(self) -> Iterator[Command]:
         """Take out everything that waits, one by one: what is done with one may settle others."""
-        for command in self._all_waiting():
+        for command in self.shards.commands():
             if command.state is WAITING:
                 self._withdraw(command)
                 yield command
 
     def _withdraw_calls(self) -> Iterator[Command]:
         """Likewise, but jobs stay."""
-        for command in self._all_waiting():
+        for command in self.shards.commands():
             if command.state is WAITING and not command.job:
                 self._withdraw(command)
                 yield command
@@ -608,9 +545,6 @@ class Road:
         for command in list(self._running):
             if command.state is RUNNING:
                 yield command
-
-    def _all_waiting(self) -> list[Command]:
-        return list(chain.from_iterable(shard.pending for shard in self.shards))
 
     def _withdraw(self, command: Command) -> None:
         command.shard.discard(command)
@@ -633,11 +567,6 @@ class Road:
             self._deadlines.add(command, now)
         command.shard.put_back(command)
         self.pool_changed()
-
-    def _ran_too_long(self, command: Command, now: float) -> bool:
-        """Whether it is over the queue's `timeout` itself."""
-        timeout = self.config.timeout
-        return bool(timeout) and 0.0 < command.began <= now - timeout
 
     def _member_answered(self, command: Command, batch: Batch, now: float) -> None:
         """Measure one of a batch; with the last of them the batch. It leaves it."""
@@ -728,10 +657,3 @@ def _honest(error: JobgateError, command: Command) -> JobgateError:
     if command.attempt and error.executed == "no":
         error.executed = "maybe"
     return error
-
-
-def _never_read(command: Command, loss: Loss) -> errors.JobgateError:
-    cause = f"{command.unread} workers were lost before they had read it, the last: {loss.cause}"
-    kind = errors.WorkerProtocolError if loss.kind == "protocol" else errors.WorkerDied
-    executed = "maybe" if command.attempt else "no"
-    return kind(cause, executed=executed, exit_status=loss.exit_status, signal=loss.signal)

@@ -17,8 +17,9 @@ from jobgate.gate.batch_queue import BatchQueue
 if TYPE_CHECKING:
     from jobgate.command import Command, Reply, Worker
     from jobgate.errors import JobgateError
+    from jobgate.gate.losses import Loss
     from jobgate.gate.queues import CommandQueue
-    from jobgate.gate.road import Loss, Road
+    from jobgate.gate.road import Road
 
 __all__ = ["Runner"]
 
