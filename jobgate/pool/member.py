@@ -153,9 +153,7 @@ class Member:
 
     def cancel(self, command: Command) -> None:
         """Nobody wants the reply: do as the configuration says, if that harms nobody else."""
-        batch = command.batch
-        wanted = batch is not None and any(each.state is RUNNING for each in batch.members)
-        if self.config.cancel == "kill" and not wanted:
+        if self.config.cancel == "kill" and command.began and not self._runs_for_others:
             self.stop_by_force(Loss("stopped", "its caller left (cancel = kill)"))
         elif self.config.cancel != "drop":
             self.conversation.cancel(command)
@@ -254,6 +252,12 @@ class Member:
         """It has answered as many commands as `call_at` said."""
 
     # --- inside
+
+    @property
+    def _runs_for_others(self) -> bool:
+        """Whether it has begun something that is still wanted: a kill would end that, too."""
+        in_hand = self.conversation.in_hand.values()
+        return any(command.began and command.state is RUNNING for command in in_hand)
 
     def _running(self) -> str:
         in_hand = self.conversation.in_hand

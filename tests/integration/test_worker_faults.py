@@ -60,6 +60,7 @@ QUEUES = {
     "drop": actor(cancel="drop"),
     "polite": actor(cancel="cooperative"),
     "kill": actor(cancel="kill"),
+    "kill-ahead": actor(cancel="kill", in_flight=2),
     "ahead": actor(in_flight=8),
     "ahead-safe": actor(in_flight=8, retry="safe"),
     "ahead-never": actor(in_flight=8, retry="never"),
@@ -714,6 +715,24 @@ def test_cancel_kill_by_jobgate_timeout(shared: Program) -> None:
     answer = shared.call("kill", steps(("sleep", 5)), {"Jobgate-Timeout": "0.2"})
     assert (answer.status, answer.slug) == (504, "worker-timeout")
     assert healthy(shared, "kill").json["pid"] != pid
+
+
+def test_cancel_kill_spares_a_neighbour(shared: Program, tmp_path: Path) -> None:
+    """A caller that leaves a worker which runs something for another takes nobody along."""
+    go, done = tmp_path / "go", tmp_path / "done"
+    first = background(shared.call, "kill-ahead", steps(("until", str(go)), ("reply", "first")))
+    shared.running("kill-ahead")
+    with shared.connect() as gone:
+        body = steps(("note", [str(done), "ran"]))
+        gone.send(b"POST /call/kill-ahead HTTP/1.1\r\nHost: localhost\r\n")
+        gone.send(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        shared.running("kill-ahead", 2)
+    shared.running("kill-ahead")
+    go.touch()
+    answer = result(first)
+    assert (answer.status, answer.body) == (200, b"first")
+    healthy(shared, "kill-ahead")
+    assert lines_of(done) == []
 
 
 # --- several in flight, and a death

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from jobgate.command import DONE, RUNNING
 from jobgate.gate.road import Road
 from jobgate.pool.guard import Guard
 from jobgate.pool.lifecycle import State
@@ -400,8 +401,26 @@ class WorkerProcessTests(WorkerCase):
             worker, child = self.ready(cancel=policy)
             made = command()
             worker.send(made)
+            made.began = 1.0
             worker.cancel(made)
             self.assertEqual((child.kinds[1:], child.received), (kinds, received))
+
+    def test_cancel_kill_harms_nobody_else(self) -> None:
+        """What has not begun, or runs beside what is still wanted, is no reason to kill."""
+        worker, child = self.ready(cancel="kill", in_flight=3)
+        running, behind, beside = command(b"a"), command(b"b"), command(b"c")
+        for each in (running, behind, beside):
+            worker.send(each)
+            each.state = RUNNING
+        self.reactor.advance(0)
+        running.began = beside.began = 1.0
+        for unwanted in (behind, beside):
+            unwanted.state = DONE
+            worker.cancel(unwanted)
+            self.assertEqual((child.kinds[-1], child.received), (frames.CANCEL, []))
+        running.state = DONE
+        worker.cancel(running)
+        self.assertEqual(child.received, [TERM])
 
     def test_stdout_closed(self) -> None:
         """A child that closes its stdout and lives on is ended, after a moment to die by itself."""
