@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["LinesConversation"]
 
 _APART = 0.005
-"""Seconds after an answer within which more output may still belong to it."""
+"""Seconds within which a program that waits for its next line has read it, and whoever prints more
+than its answer has printed it."""
+_LATE = 1.0
+"""Seconds after an answer within which a program that is busy yet may print more of it."""
 
 
 class LinesConversation(Conversation):
@@ -41,7 +44,7 @@ class LinesConversation(Conversation):
         self._decoder = self._new_decoder(config.until, config.until_regex)
         self._boot: LinesDecoder | None = None
         self._banner_seen = False
-        self._answered_at = -_APART
+        self._answered_at = -_LATE
         self._answers: list[bytes] = []
         self._told = 0
         if config.boot_until or config.boot_until_regex:
@@ -141,7 +144,9 @@ class LinesConversation(Conversation):
         now = self._seconds()
         # The first of these may belong to the command before; of a batch with an answer too many
         # nobody knows whose is whose: none is to be trusted.
-        if extra and (len(answers) > 1 or began - self._answered_at < _APART):
+        apart = began - self._answered_at
+        late = apart < (_APART if now - began < _APART else _LATE)
+        if extra and (len(answers) > 1 or late):
             self._left_over(b"\n".join([*answers, extra]))
             return
         # Whoever prints more does it at once: until that is seen, no other command is given.

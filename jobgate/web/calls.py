@@ -32,6 +32,8 @@ __all__ = ["Calls"]
 
 _log = Logger()
 
+_EVENTS = "text/event-stream"
+
 
 class Calls:
     """
@@ -175,9 +177,11 @@ class _Caller:
             if reply.stream is not None:
                 response.stream = reply.stream
                 response.command_id = command.id
-                if b"text/event-stream" in exchange.head.headers.get(b"accept", b""):
+                accepted = exchange.head.headers.get(b"accept", b"").lower()
+                # What a worker has written as events already stays as it is.
+                if _EVENTS.encode() in accepted and not reply.content_type.startswith(_EVENTS):
                     response.events = True
-                    response.content_type = "text/event-stream"
+                    response.content_type = _EVENTS
                     response.fields += "Cache-Control: no-store\r\n"
             self._answer(response)
         except Exception:  # noqa: BLE001 (a caller's trouble must not reach the worker)

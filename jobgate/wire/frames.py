@@ -208,7 +208,12 @@ class FrameDecoder:
     def _check_beginning(self) -> None:
         """Text must be caught by its first byte, not when a header's worth of it is there."""
         head = self._buffer
-        if head[0] > self._max_frame >> 24 or (len(head) > 4 and head[4] != _VERSION):
+        length = int.from_bytes(head[:4], "big") if len(head) >= 4 else _COUNTED
+        if (
+            head[0] > self._max_frame >> 24
+            or not _COUNTED <= length <= self._max_frame
+            or (len(head) > 4 and head[4] != _VERSION)
+        ):
             self._fail(head)
 
     def _fail(self, head: bytes) -> None:

@@ -575,6 +575,16 @@ def test_a_stream_as_events(gate: Program) -> None:
     assert answer.body == b"data: 0:\ndata: \n\ndata: 1:\ndata: \n\n"
 
 
+def test_a_stream_that_is_events_already(gate: Program) -> None:
+    """A worker that writes events itself has them passed on as they are; case does not matter."""
+    body = steps(("chunks", {"count": 1, "type": "text/event-stream"}))
+    answer = gate.call("stream", body, {"Accept": "Text/Event-Stream"})
+    assert answer["Content-Type"] == "text/event-stream"
+    assert answer.body == b"0:\n"
+    answer = gate.call("stream", steps(("chunks", {"count": 1})), {"Accept": "Text/Event-Stream"})
+    assert answer.body == b"data: 0:\ndata: \n\n"
+
+
 def test_a_stream_that_fails(gate: Program) -> None:
     """After the first chunk: a cut connection, or `event: error`."""
     body = steps(("chunks", {"count": 2}), ("fail", ["no more", "of it", 500]))

@@ -614,6 +614,7 @@ class StreamTests(FramesCase):
     def test_progress(self) -> None:
         """PROGRESS is taken, with any numbers; on an unknown id it is a stray."""
         self.say(frames.PROGRESS, 0, {"done": 1, "total": 2.5, "note": "half"})
+        self.say(frames.PROGRESS, 0, {"done": None, "total": None, "note": None})
         self.say(frames.PROGRESS, 7, {"done": 1})
         self.assertEqual(len(self.taker.of("stray")), 1)
         self.assertEqual(self.carrier.of("broken"), [])
@@ -833,6 +834,18 @@ class LinesTests(Case):
         self.assertEqual(self.taker.of("replied")[0][1].body, b"mine")
         self.broken()
         self.assertFalse(self.conversation.is_ready)
+
+    def test_left_over_of_the_command_before(self) -> None:
+        """Of two lines at once the first may be late, if the program had not read on at once."""
+        self.give(b"x")
+        self.conversation.receive(b"mine\n")
+        self.clock.advance(0.1)
+        self.carrier.of("soon")[0][0]()
+        self.give(b"y").began = self.clock.seconds()
+        self.clock.advance(0.3)
+        self.conversation.receive(b"late\nyours\n")
+        self.broken()
+        self.assertEqual(len(self.taker.of("replied")), 1)
 
     def test_left_over_while_idle(self) -> None:
         """Output while nothing runs ends the worker."""

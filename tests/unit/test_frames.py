@@ -136,6 +136,16 @@ class DecodeTests(SynchronousTestCase):
         self.assertIsInstance(decoder.error, WireError)
         self.assertEqual(decoder.feed(rest + encode(frames.PONG)), [])
 
+    def test_wrong_length_caught_at_its_last_byte(self) -> None:
+        """No frame is shorter than its header or longer than the limit: that is known at once."""
+        for length in (0, 11, MAX_FRAME + 1):
+            decoder = FrameDecoder()
+            said = length.to_bytes(4, "big")
+            decoder.feed(said[:3])
+            self.assertIsNone(decoder.error)
+            decoder.feed(said[3:])
+            self.assertIsInstance(decoder.error, WireError)
+
     def test_wrong_version_caught_at_its_byte(self) -> None:
         """A version other than 1 is caught with the fifth byte."""
         decoder = FrameDecoder()

@@ -119,7 +119,8 @@ def stream(command: Command, steps: list[tuple[str, Any]]) -> Iterator[bytes]:
             for number in range(argument["count"]):
                 if "note" in argument:
                     note(argument["note"], f"chunk {number}")
-                yield f"{number}:".encode() + b"c" * argument.get("size", 0) + b"\n"
+                part = f"{number}:".encode() + b"c" * argument.get("size", 0) + b"\n"
+                yield Reply(part, argument["type"]) if "type" in argument else part
                 time.sleep(argument.get("pause", 0))
         elif verb == "gone":
             yield b""
