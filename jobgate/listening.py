@@ -34,6 +34,7 @@ __all__ = ["Ports", "endpoint", "host_and_port", "is_tls"]
 
 _BACKLOG = 4096
 """Connections the kernel keeps for us: Twisted's default of 50 drops a burst."""
+_LAST_PORT = 65535
 _PARTS = re.compile(r"(?<!\\):")
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _TLS_WANTS = "tls:PORT:privateKey=FILE:certificate=FILE, and interface=, trustRoots= or backlog="
@@ -108,8 +109,10 @@ def endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:  # noqa: ANN401 
     Raises:
         ValueError: It describes none, whatever Twisted's own parsers raise.
     """
-    kind, *_ = text.partition(":")
+    kind, *arguments = _PARTS.split(text)
     try:
+        if kind in ("tcp", "tcp6", "ssl", "tls"):
+            _check_port(arguments)
         if kind == "tls":
             return _tls(reactor, text)
         if kind in ("tcp", "tcp6", "ssl", "unix") and "backlog=" not in text:
@@ -135,6 +138,19 @@ def host_and_port(port: IListeningPort) -> str:
         host = f"[{address.host}]" if ":" in address.host else address.host
         return f"{host}:{address.port}"
     return address.name.decode() if address.name else ""
+
+
+def _check_port(arguments: Iterable[str]) -> None:
+    """
+    Twisted finds a number that is no port only when it listens.
+
+    Raises:
+        ValueError: It is none.
+    """
+    named = [a.removeprefix("port=") for a in arguments if "=" not in a or a[:5] == "port="]
+    if named and not 0 <= int(named[0]) <= _LAST_PORT:
+        message = f"a port is 0 to {_LAST_PORT}"
+        raise ValueError(message)
 
 
 def _no_endpoint(error: ValueError) -> ConfigError:

@@ -108,7 +108,6 @@ class Options(usage.Options):
         """Load and check everything, so that nothing is started on a bad configuration."""
         try:
             self.configuration = configuration(self)
-            _check_endpoints(self.configuration)
         except ConfigError as error:
             _give_up(str(error))
         if self["check"]:
@@ -127,10 +126,15 @@ def configuration(options: Any) -> GateConfig:  # noqa: ANN401 (a dict whose val
     source = str(path) if path is not None else "options"
     base = path.parent if path is not None else Path.cwd()
     # The file is checked as it stands first, so that a mistake in it is named as the file's.
-    from_tables(_without_refusal(tables) if _listens(options) else tables, source, base)
+    own = from_tables(_without_refusal(tables) if _listens(options) else tables, source, base)
+    _check_endpoints(own)
     merged = _merge(options, tables)
+    if merged == tables and not _listens(options):
+        return own
     # The file is good, so what is wrong now came with the options.
-    return from_tables(merged, source if merged == tables else "options", base)
+    effective = from_tables(merged, "options", base)
+    _check_endpoints(effective)
+    return effective
 
 
 def _file(options: Any) -> tuple[Path | None, dict[str, Any]]:  # noqa: ANN401 (as above)
@@ -199,7 +203,7 @@ def _merge(options: Any, tables: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN
                 # What the command line does not say of a table is left as the file has it.
                 new = {**old, **new}
             queues[name][key] = new
-    return {**tables, "gate": gate, "queues": queues}
+    return {**tables, **({"gate": gate} if gate else {}), **({"queues": queues} if queues else {})}
 
 
 def _store(text: str) -> str:

@@ -325,7 +325,8 @@ def _describe(hint: Any) -> str:  # noqa: ANN401 (type hints have no common type
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         low, high = arguments[1].ge, arguments[1].le
-        return f"a whole number, at least {low}" + (f" and at most {high}" if high else "")
+        kind = "whole number" if arguments[0] is int else "number"
+        return f"a {kind}, at least {low}" + (f" and at most {high}" if high else "")
     if origin is Literal:
         return " or ".join(show(value) for value in arguments)
     if origin in (Union, types.UnionType):

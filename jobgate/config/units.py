@@ -19,7 +19,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\Z")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|[KMGT]i?B)?\Z")
 _RATE = re.compile(r"(\d+(?:\.\d+)?)/(s|m|h|d)\Z")
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_PERIODS = {"a second": 1, "a minute": 60, "an hour": 3600, "a day": 86400}
+_PERIODS = {"s": "a second", "m": "a minute", "h": "an hour", "d": "a day"}
 _SIZES = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _SHORTEST_KEY = 16
 """Bytes of a secret; fewer could be guessed."""
@@ -74,12 +74,17 @@ class Rate(float):
     wanted = 'a text such as "100/s", "600/m" or "1000/h"'
 
     @property
+    def count(self) -> tuple[float, str]:
+        """How many in the shortest time in which that is a whole number, or in a day; and which."""
+        counts = ((round(self * _UNITS[unit], 6), unit) for unit in _PERIODS)
+        daily = round(self * _UNITS["d"], 6), "d"
+        return next((each for each in counts if each[0].is_integer()), daily)
+
+    @property
     def words(self) -> str:
-        """How many in the shortest time in which that is a whole number, or in a day."""
-        counts = ((round(self * seconds, 6), period) for period, seconds in _PERIODS.items())
-        daily = round(self * _UNITS["d"], 6), "a day"
-        count, period = next((each for each in counts if each[0].is_integer()), daily)
-        return f"{count:g} request{'s' * (count != 1)} {period}"
+        """The same for people."""
+        count, unit = self.count
+        return f"{count:g} request{'s' * (count != 1)} {_PERIODS[unit]}"
 
     @classmethod
     def read(cls, value: object) -> Rate:

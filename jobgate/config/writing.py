@@ -37,6 +37,11 @@ def show(value: object) -> str:
         return "nothing"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Secret):
+        return show(repr(value))
+    if isinstance(value, Rate):
+        count, unit = value.count
+        return show(f"{show(count)}/{unit}")
     if isinstance(value, str):
         return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
     if isinstance(value, list | tuple):
@@ -68,8 +73,5 @@ def _table(
     for field in struct.__struct_fields__:
         value = getattr(struct, field)
         if field not in skip and value is not None:
-            shown = f"{float(value)}/s" if isinstance(value, Rate) else value
-            if isinstance(value, Secret):
-                shown = repr(value)
-            lines.append(f"{field} = {show(shown)}")
+            lines.append(f"{field} = {show(value)}")
     return [*lines, ""]
