@@ -118,6 +118,7 @@ class Gate:
         self.dispatcher = Dispatcher()
         self.draining = False
         self.started = False
+        self._has_begun = False
         self._ids = IdMaker(config.gate.name)
         self._guard = Guard(reactor)
         self._machine = Machine()
@@ -160,11 +161,16 @@ class Gate:
 
         Returns:
             Fires when each queue's first worker is ready or has failed to be; fails with
-            ConfigError if the store cannot be opened, and nothing has been started then.
+            ConfigError if the store cannot be opened, and nothing has been started then; and
+            with RuntimeError if it has been started before.
         """
         return self.open().addCallback(self._start_workers)
 
     def _start_workers(self, _: object) -> Deferred[None]:
+        if self._has_begun:
+            message = "this gate has been started already; make another"
+            raise RuntimeError(message)
+        self._has_begun = True
         self._guard.start()
         outcomes = [supervisor.start() for supervisor in self._supervisors.values()]
         return DeferredList(outcomes).addCallback(self._has_started)
@@ -425,6 +431,10 @@ class Gate:
             for post in supervisor.places
             for worker in post.everyone
         ]
+
+    def backing_off(self) -> list[tuple[Supervisor, Post]]:
+        """Every post that stands empty in a crash loop, with who keeps it."""
+        return [(keeper, post) for keeper in self._everyone() for post in keeper.backing_off]
 
     def post(self, name: str) -> tuple[Supervisor, Post]:
         """

@@ -81,6 +81,13 @@ class Recruiter:
         return self._backoff.looping
 
     @property
+    def backing_off(self) -> list[Post]:
+        """The posts that stand empty because workers keep dying, until it is time to try again."""
+        if not self._backoff.looping:
+            return []
+        return [post for post in self.posts if self._is_wanted(post) and not post.everyone]
+
+    @property
     def retry_in(self) -> float:
         """Seconds until the next start."""
         now = self._reactor.seconds()

@@ -54,6 +54,7 @@ class Supervisor:
         machine: Says whether there is CPU to spare.
 
     Attributes:
+        queue: The queue's name.
         guests: The workers that came by themselves.
         rollouts: Who is to be replaced by a newer one.
     """
@@ -73,6 +74,7 @@ class Supervisor:
         self._groups = groups
         self._headcount = Headcount(machine or Machine())
         self._watch = Watch(self, reactor)
+        self.queue = config.name
         self._all_gone: list[Deferred[None]] = []
         self.rollouts = Rollouts(config.worker())
         self.guests = Guests(config, reactor, foreman, self._sweep)
@@ -117,6 +119,11 @@ class Supervisor:
     def crash_loop(self) -> bool:
         """Whether no worker lives because they keep dying."""
         return self._recruiter.looping and not self.alive
+
+    @property
+    def backing_off(self) -> list[Post]:
+        """The posts that stand empty because workers keep dying, until it is time to try again."""
+        return self._recruiter.backing_off
 
     @property
     def last_cause(self) -> str:

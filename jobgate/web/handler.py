@@ -344,10 +344,9 @@ class HTTPHandler:
     @app.route("/workers", methods=["GET"])
     @_route
     def workers(self, exchange: Exchange) -> _Answer:
-        """All workers: what each runs, and since when."""
+        """All workers: what each runs, and since when; and the places where they keep dying."""
         self._access.need(exchange, "admin")
-        found = [views.worker(self._gate, post, worker) for post, worker in self._gate.workers()]
-        return json_response(views.Workers(workers=found))
+        return json_response(views.workers(self._gate))
 
     @app.route("/workers/<name>/recycle", methods=["POST"])
     @_route

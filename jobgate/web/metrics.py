@@ -130,6 +130,7 @@ class Metrics(Collector):
             states = [worker.state.value for worker in supervisor.workers]
             for state in ("starting", "ready", "draining", "ending"):
                 workers.add_metric([name, state], states.count(state))
+            workers.add_metric([name, "backing-off"], len(supervisor.backing_off))
             restarts.add_metric([name], supervisor.causes.total())
             for cause, count in supervisor.causes.items():
                 causes.add_metric([name, cause], count)

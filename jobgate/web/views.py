@@ -34,6 +34,7 @@ __all__ = [
     "Workers",
     "queue",
     "worker",
+    "workers",
 ]
 
 
@@ -168,9 +169,10 @@ class Worker(msgspec.Struct):
         queue: The queue it works for.
         pid: Its process id; null for one that registered over a socket.
         address: Where it registered from; null for one that the gate started.
-        state: "starting", "ready", "busy", "draining" or "ending".
+        state: "starting", "ready", "busy", "draining", "ending"; or "backing-off": there is none,
+            because they keep dying, and it is not time yet to start the next.
         command: The id of the command it is running, or null.
-        since: When that began, RFC 3339.
+        since: When that began, RFC 3339; with "backing-off", when the last one died.
         commands: Everything it has in hand, oldest first.
         batches: How many members each batch in hand has, oldest first.
         done: Commands it has answered.
@@ -181,8 +183,10 @@ class Worker(msgspec.Struct):
         restarts_by_cause: The same, by why: the kind of a death ("died", "protocol", "timeout",
             "memory", "stopped"), a bound ("max_commands", "max_age", "max_memory"), or "recycle",
             "reload", "config".
-        started: When it was started, RFC 3339.
+        started: When it was started, RFC 3339; null with "backing-off".
         last_crash: Why the last one of this name died, or null.
+        next_start: When the next one is started, RFC 3339; null if another place of the queue is
+            tried first; absent where there is a worker.
     """
 
     name: str
@@ -200,8 +204,9 @@ class Worker(msgspec.Struct):
     rss: int | None
     restarts: int
     restarts_by_cause: dict[str, int]
-    started: str
+    started: str | None
     last_crash: str | None
+    next_start: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class Workers(msgspec.Struct):
@@ -308,6 +313,38 @@ def worker(gate: Gate, post: Post, process: Member) -> Worker:
         started=_ago(now - process.born),
         last_crash=post.report.cause if post.report is not None else None,
     )
+
+
+def _backing_off(gate: Gate, keeper: Supervisor, post: Post) -> Worker:
+    """A place where workers keep dying, as operators see it."""
+    report, restart = post.report, post.restart
+    wait = None if restart is None else restart.getTime() - gate.reactor.seconds()
+    return Worker(
+        name=post.name,
+        queue=keeper.queue,
+        pid=None,
+        address=None,
+        state="backing-off",
+        command=None,
+        since=report.at if report is not None else None,
+        commands=[],
+        batches=[],
+        done=0,
+        service_time=None,
+        utilisation=0.0,
+        rss=None,
+        restarts=post.restarts,
+        restarts_by_cause=dict(post.causes),
+        started=None,
+        last_crash=report.cause if report is not None else keeper.last_cause,
+        next_start=None if wait is None else _ago(-wait),
+    )
+
+
+def workers(gate: Gate) -> Workers:
+    """All workers, and the places where they keep dying."""
+    alive = [worker(gate, post, process) for post, process in gate.workers()]
+    return Workers(alive + [_backing_off(gate, *place) for place in gate.backing_off()])
 
 
 def _ago(seconds: float) -> str:

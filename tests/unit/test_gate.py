@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+from types import NoneType
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.trial.unittest import SynchronousTestCase
@@ -16,6 +18,8 @@ from jobgate.gate import Gate
 from jobgate.jobs.job import CALLBACKS, NewJob, State
 from jobgate.pool.frames import Hello
 from jobgate.testing import SpawningReactor, inline_journal
+from jobgate.web import views
+from jobgate.web.metrics import Metrics
 from tests.unit.fake_internet import FakeInternet
 from tests.unit.fakes import queue_config
 
@@ -161,6 +165,45 @@ class GateTests(SynchronousTestCase):
         for called in (waiting, gate.call("q", b"")):
             error = self.failureResultOf(called, errors.NoWorker).value
             self.assertGreater(error.retry_after, 0)
+
+    def test_workers_in_a_crash_loop(self) -> None:
+        """A place where workers keep dying is shown, with the cause and when the next one comes."""
+        gate = self.build(config(q={"workers": 2}), ready=False)
+        self.assertEqual([w.state for w in views.workers(gate).workers], ["starting"] * 2)
+        while not gate.backing_off():
+            self.reactor.workers[-1].exit(3)
+            self.reactor.advance(0)
+        self.reactor.alive[0].exit(3)
+        first, second = views.workers(gate).workers
+        self.assertEqual(
+            [(w.name, w.queue, w.state, w.pid, w.last_crash) for w in (first, second)],
+            [(f"q-{n}", "q", "backing-off", None, "exited with status 3") for n in (1, 2)],
+        )
+        for place in (first, second):
+            _, post = gate.post(place.name)
+            assert post.report is not None
+            self.assertEqual(place.since, post.report.at)
+        # One is tried at a time; the other follows if that one lives.
+        self.assertEqual([type(w.next_start) for w in (first, second)], [str, NoneType])
+        shown = Metrics(gate).render("").body.decode()
+        self.assertIn('jobgate_workers{queue="q",state="backing-off"} 2.0', shown)
+        self.reactor.advance(1.3)
+        [tried] = self.reactor.alive
+        tried.hello()
+        self.reactor.advance(2)
+        self.assertEqual(gate.backing_off(), [])
+        self.assertEqual(
+            [w.next_start for w in views.workers(gate).workers], [msgspec.UNSET, msgspec.UNSET]
+        )
+
+    def test_started_twice(self) -> None:
+        """A gate is started once; to ask again is an error, and harms nothing."""
+        gate = self.build()
+        self.assertIn("already", str(self.failureResultOf(gate.start(), RuntimeError).value))
+        self.successResultOf(self.started)
+        called = gate.call("q", b"body")
+        self.reactor.workers[0].reply(b"done")
+        self.assertEqual(self.successResultOf(called).body, b"done")
 
     def test_workers_and_posts(self) -> None:
         """Workers are found by name; a stranger is not."""
