@@ -129,15 +129,22 @@ async def _look(
     """Every check in turn; a worker that is sound is asked again, others are replaced."""
     probe: Probe | None = None
     try:
-        for check in checks:
-            try:
-                if probe is None:
-                    probe = Probe(config, reactor, patience)
+        for at, check in enumerate(checks):
+            if probe is None:
+                probe = Probe(config, reactor, patience)
+                try:
                     await probe.start()
+                except NotHeld as why:
+                    yield await _not_held(check, probe, str(why))
+                    # To wait for each of the others would take minutes, to say the same.
+                    for other in checks[at + 1 :]:
+                        yield _Finding(other, held=False, detail="not looked at: never ready")
+                    return
+            try:
                 finding = _Finding(check, held=True, detail=await check.run(probe, sample))
             except NotHeld as why:
                 finding = await _not_held(check, probe, str(why))
-            if probe is not None and (check.ends or not finding.held):
+            if check.ends or not finding.held:
                 await probe.end()
                 probe = None
             yield finding
@@ -153,9 +160,7 @@ def _kind(queue: QueueConfig) -> WorkerConfig:
     return replace(queue.worker(), in_flight=max(_AT_ONCE, queue.in_flight))
 
 
-async def _not_held(check: Check, probe: Probe | None, why: str) -> _Finding:
-    if probe is None:
-        return _Finding(check, held=False, detail=why)
+async def _not_held(check: Check, probe: Probe, why: str) -> _Finding:
     await probe.end()
     output = "" if probe.report is None else probe.report.output
     return _Finding(check, held=False, detail=why, output=output)

@@ -148,6 +148,16 @@ def test_a_queue_of_a_configuration(name: str) -> None:
     assert found["answer"] == "ok"
 
 
+def test_a_program_that_knows_nothing_of_it() -> None:
+    """One that never says HELLO is waited for once, not in each check."""
+    done = jobgate("check-worker", "--patience", "1", "--", "cat")
+    first, *others, last = done.stdout.decode().splitlines()
+    assert first == "FAIL  hello                 not ready within 1 s"
+    assert {line[28:] for line in others} == {"not looked at: never ready"}
+    assert last == f"0 of {len(others) + 1} checks passed"
+    assert done.returncode == 1
+
+
 def test_what_cannot_be_started(tmp_path: Path) -> None:
     """No program, no queue, nothing at all."""
     done = jobgate("check-worker", "--", str(tmp_path / "nothing"))
