@@ -2,8 +2,8 @@
 `GET /jobs/<id>/events`: what happens to a job, as server-sent events.
 
 Events are `state`, `progress` and `chunk`. A state's id is its attempt and state, so a
-reader that comes back with `Last-Event-ID` is told the present state only if that is news
-(WHATWG HTML, section 9.2).
+reader that comes back with `Last-Event-ID` is told the present state only if that is news,
+and told to come no more if it knows how the job ended (WHATWG HTML, section 9.2).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from jobgate.command import ReplyStream
 from jobgate.jobs.job import TERMINAL, State
 from jobgate.web.events import as_event
 from jobgate.web.exchange import Response
+from jobgate.web.job_views import progress_of
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -51,10 +52,13 @@ async def follow(gate: Gate, exchange: Exchange, name: str) -> Response:
     # First to listen, then to ask: what changes in between is not missed.
     follower.listen()
     try:
-        follower.start(await gate.jobs.get(name))
+        job = await gate.jobs.get(name)
     except BaseException:
         follower.end()
         raise
+    follower.start(job)
+    if job.state >= TERMINAL and last == _event_id(job.state, job.attempt):
+        return Response(204, "")
     return response
 
 
@@ -79,6 +83,9 @@ class _Follower:
         """Tell how it stands, unless something newer has been told already."""
         if not self._told:
             self._state(job.state, job.attempt)
+            said = progress_of(self._gate, job)
+            if said is not None:
+                self._how_far(*said)
         if job.state >= TERMINAL or self._gate.draining:
             self.end()
 
@@ -92,8 +99,7 @@ class _Follower:
     def progressed(self, attempt: int, done: float, total: float | None, note: str | None) -> None:
         """Its worker has said how far it is."""
         self._runs(attempt)
-        said = _json({"done": done, "total": total, "note": note})
-        self.stream.chunk(as_event(said, "progress"))
+        self._how_far(done, total, note)
 
     def chunk(self, attempt: int, data: bytes | bytearray) -> None:
         """A part of its reply has come."""
@@ -109,13 +115,17 @@ class _Follower:
         self._alive = None
         self.stream.end()
 
+    def _how_far(self, done: float, total: float | None, note: str | None) -> None:
+        said = _json({"done": done, "total": total, "note": note})
+        self.stream.chunk(as_event(said, "progress"))
+
     def _runs(self, attempt: int) -> None:
         """Its worker is at it, which it may say before the store does."""
         self._told = True
         self._state(State.RUNNING, attempt)
 
     def _state(self, state: State, attempt: int) -> None:
-        name = f"{attempt}.{state:d}"
+        name = _event_id(state, attempt)
         if name == self._last:
             return
         self._last = name
@@ -125,3 +135,7 @@ class _Follower:
     def _beat(self) -> None:
         self._alive = self._gate.reactor.callLater(_ALIVE, self._beat)
         self.stream.chunk(b": alive\n\n")
+
+
+def _event_id(state: State, attempt: int) -> str:
+    return f"{attempt}.{state:d}"

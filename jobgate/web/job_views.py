@@ -31,6 +31,7 @@ __all__ = [
     "error_of",
     "full",
     "moment",
+    "progress_of",
     "told",
 ]
 
@@ -155,14 +156,11 @@ def document(gate: Gate, job: StoredJob, ahead: int | None = None) -> Job:
         job: What the store knows.
         ahead: How many have their turn before it, if that has been asked.
     """
-    backlog = gate.jobs.backlogs.get(job.queue)
-    command = backlog.window.get(job.id) if backlog is not None else None
-    running = command if command is not None and job.state == State.RUNNING else None
     links = {"self": f"/jobs/{job.id}", "result": f"/jobs/{job.id}/result"}
     links["events"] = f"/jobs/{job.id}/events"
     if job.graph:
         links["graph"] = f"/graphs/{job.graph}"
-    said = running.progress if running is not None else None
+    said = progress_of(gate, job)
     return Job(
         id=job.id,
         queue=job.queue,
@@ -180,6 +178,13 @@ def document(gate: Gate, job: StoredJob, ahead: int | None = None) -> Job:
         progress=Progress(*said) if said is not None else None,
         links=links,
     )
+
+
+def progress_of(gate: Gate, job: StoredJob) -> tuple[float, float | None, str | None] | None:
+    """What a running job's worker last said of how far it is: done, total and note."""
+    backlog = gate.jobs.backlogs.get(job.queue)
+    command = backlog.window.get(job.id) if backlog is not None else None
+    return command.progress if command is not None and job.state == State.RUNNING else None
 
 
 async def told(gate: Gate, name: str) -> bytes | None:

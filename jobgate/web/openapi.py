@@ -175,6 +175,7 @@ _QUERIES: dict[str, dict[str, tuple[str, str]]] = {
 }
 _OTHERWISE: dict[str, dict[int, str]] = {
     "call": {202: "With `Prefer: respond-async`: stored, and not ended in time"},
+    "events": {204: "It has ended, and `Last-Event-ID` shows that the reader knows how"},
     "pull": {204: "No command came in time"},
     "reply": {204: "With `next`: no command came in time"},
     "result": {202: "Not ended in time: the state document"},
