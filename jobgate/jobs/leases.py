@@ -34,7 +34,7 @@ __all__ = ["Lapse", "Leases"]
 
 _DONE: Final = Ending(State.SUCCEEDED)
 _REMEMBERED: Final = 10_000
-"""Calls of which it is remembered that a puller had them: a late reply is told so."""
+"""Calls that a puller had, and leases of calls: who comes late or again is told what he is."""
 
 
 class Lapse:
@@ -80,6 +80,7 @@ class Leases:
         self._clock = clock
         self._calls: dict[str, _Lent] = {}
         self._over: OrderedDict[str, str] = OrderedDict()
+        self._acked: OrderedDict[str, str] = OrderedDict()
 
     def queue_of(self, name: str) -> str | None:
         """The queue of a call that a puller has, or had lately; None for anything else."""
@@ -236,10 +237,13 @@ class Leases:
                 lent.road.failed(lent.command, error, now)
 
         def finished(done_all: bool) -> None:  # noqa: FBT001 (what the journal says)
-            if not done_all and not mine:
+            again = error is None and lease in self._acked
+            if not done_all and not mine and not again:
                 raise self._stale("that lease is over")
 
         if error is None:
+            if mine:
+                _keep(self._acked, lease, "")
             done_all = self._jobs.journal.finish_lease(lease, _DONE)
         else:
             done_all = Deferred.fromCoroutine(self._fail_all(lease, error))
@@ -336,12 +340,16 @@ class Leases:
 
     def _remember(self, command: Command) -> None:
         """Nobody waits for this call's reply any more, which its puller may not know."""
-        self._over[command.id] = command.queue
-        while len(self._over) > _REMEMBERED:
-            self._over.popitem(last=False)
+        _keep(self._over, command.id, command.queue)
 
     def _bug(self, failure: Failure) -> None:
         self._log.failure("the journal lost an operation", failure=failure)
+
+
+def _keep(remembered: OrderedDict[str, str], name: str, what: str) -> None:
+    remembered[name] = what
+    while len(remembered) > _REMEMBERED:
+        remembered.popitem(last=False)
 
 
 def _starts(commands: Sequence[Command]) -> list[tuple[Sequence[str], int]]:

@@ -269,7 +269,14 @@ class Pulls:
             done=done,
             over=self._gate.leases.over,
         )
-        exchange.on_lost = pull.leave
+        waiting = exchange.on_lost
+
+        def left() -> None:
+            pull.leave()
+            if waiting is not None:
+                waiting()
+
+        exchange.on_lost = left
         pull.start(terms.wait)
 
     def _hand_over(

@@ -521,6 +521,15 @@ class PullTests(JobsCase):
         self.assertEqual({self.state(name) for name in names}, {State.SUCCEEDED})
         self.refused(self.gate.leases.finish("unknown", None), errors.StaleAttempt)
 
+    def test_ack_of_calls_again(self) -> None:
+        """A repeated ack is harmless, also where the store never knew of the lease."""
+        called = self.gate.call("q", b"call")
+        self.lease()
+        for _ in range(2):
+            self.done(self.gate.leases.finish("lease", None))
+        self.successResultOf(called)
+        self.refused(self.gate.leases.finish("lease", fault()), errors.StaleAttempt)
+
     def test_ack_when_a_caller_has_left(self) -> None:
         """It ends the others all the same."""
         called = self.gate.call("q", b"call")

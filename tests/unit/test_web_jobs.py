@@ -10,13 +10,13 @@ from email.message import Message
 from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import patch
 
-from twisted.internet.defer import fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobgate import errors
 from jobgate.web.access import Access
 from jobgate.web.exchange import Exchange, Head, Response
-from jobgate.web.jobs import JobRequests
+from jobgate.web.jobs import JobRequests, run
 from jobgate.web.problems import problem_document
 from jobgate.web.pulls import Pulls
 from jobgate.web.pushes import key_of
@@ -152,14 +152,33 @@ class LeaseRequestsTests(JobsCase):
             self.assertEqual(self.done(self.reply_and_next(name, lease)).status, 204)
         self.assertEqual(self.pull().status, 200)
 
+    def test_left_while_it_waits_for_the_next(self) -> None:
+        """A puller who replies and leaves takes nothing, and nobody goes on waiting for it."""
+        name = self.push()
+        lease = self.said(self.pull(), "Jobgate-Lease")
+        exchange = request(b"/jobs/x/reply?lease=9&wait=9&next=q", b"r", jobgate_lease=lease)
+        # As a front door does that was given the route's Deferred.
+        answer: Deferred[Response] = Deferred()
+        exchange.on_lost = lambda: answer.cancel()  # noqa: PLW0108 (it is another one by then)
+        answer = run(self.pulls.reply(exchange, name))
+        exchange.lost()
+        self.failureResultOf(answer, CancelledError)
+        self.push(body=b"next")
+        self.assertEqual(self.pull().body, b"next")
+
 
 class EventsTests(JobsCase):
     """`GET /jobs/<id>/events`."""
 
+    def answer(self, name: str, **headers: str) -> Response:
+        """The answer to somebody who wants to hear of a job."""
+        jobs = JobRequests(self.gate, Access(self.gate.config))
+        answer: Response = self.done(jobs.events(request(b"/jobs/x/events", **headers), name))
+        return answer
+
     def follow(self, name: str) -> list[str]:
         """What is told from now on: the names of events, or the states."""
-        jobs = JobRequests(self.gate, Access(self.gate.config))
-        response = self.done(jobs.events(request(b"/jobs/x/events"), name))
+        response = self.answer(name)
         told: list[str] = []
 
         def chunk(data: bytes | bytearray) -> None:
@@ -186,6 +205,25 @@ class EventsTests(JobsCase):
             self.journal.note_start(*start)
         self.child.reply(b"")
         self.assertEqual(told, ["queued", "running", "progress", "chunk", "succeeded"])
+
+    def test_said_before_anybody_listened(self) -> None:
+        """Who comes later is told how far it is, once."""
+        self.build(q=ONE)
+        name = self.push()
+        number = self.child.commands[0].id
+        for done in (1, 2):
+            self.child.frame(frames.PROGRESS, number, {"done": done})
+        told = self.follow(name)
+        self.child.reply(b"")
+        self.assertEqual(told, ["running", "progress", "succeeded"])
+
+    def test_nothing_more_to_tell(self) -> None:
+        """Who knows how it ended must not come back for ever, as a browser does."""
+        self.build(q=ONE)
+        name = self.push()
+        self.child.reply(b"")
+        self.assertEqual(self.answer(name, last_event_id="1.4").status, 204)
+        self.assertEqual(self.answer(name, last_event_id="1.3").status, 200)
 
 
 class PullerTests(SynchronousTestCase):
