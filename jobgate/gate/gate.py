@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from jobgate.config import GateConfig, QueueConfig
     from jobgate.jobs.backlog import Backlog
     from jobgate.jobs.journal import Journal
-    from jobgate.pool.frames import Hello
     from jobgate.pool.member import Member
+    from jobgate.pool.metas import Hello
     from jobgate.pool.post import Post
     from jobgate.pool.remote import RemoteWorker
     from jobgate.pool.roles import Hand

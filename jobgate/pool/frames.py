@@ -1,19 +1,19 @@
 """
 The `frames` protocol (contract section 5.1), from the gate's side.
 
-Must not know what carries the frames.
+What their metas say is read in `metas`. Must not know what carries the frames.
 """
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from jobgate.command import DONE, Reply, ReplyStream
-from jobgate.errors import CommandFailed, Unprocessable
+from jobgate.errors import Unprocessable
 from jobgate.pool.conversation import Conversation, Transport
+from jobgate.pool.metas import OCTETS, read_failure, read_hello, read_progress, read_said
 from jobgate.wire import frames
 from jobgate.wire.frames import CHUNK, COMMAND, REPLY, Frame, FrameDecoder, WireError
 
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from jobgate.command import Command
     from jobgate.config import WorkerConfig
 
-__all__ = ["FramesConversation", "Hello", "read_hello"]
+__all__ = ["FramesConversation"]
 
-_OCTETS = "application/octet-stream"
 _TEXT_LIMIT = 64 * 1024
 """Bytes a worker may print before HELLO."""
 _FOREVER = float("inf")
@@ -37,106 +36,10 @@ _COPY_BELOW = 4096
 """Bytes up to which copying a body behind its head is cheaper than carrying two pieces."""
 _REMEMBERED = 256
 """Content types and metas that are kept: workers and callers repeat themselves."""
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-class Hello(msgspec.Struct):
-    """
-    The meta of HELLO.
-
-    Attributes:
-        protocol: Which version of the protocol is spoken.
-        name: What the worker would like to be called.
-        queue: The queue it wants to work for, over a socket.
-        in_flight: How many commands it takes at once; 0: as many as the queue gives.
-        ordered: It answers in the order given.
-        token: What it may do, over a socket.
-    """
-
-    protocol: int = 1
-    name: str = ""
-    queue: str = ""
-    in_flight: int = 0
-    ordered: bool = False
-    token: str = ""
-    stacks: bool = False
-
-
-_NOTHING = (b"", b"{}", b"null")
-_NO_JOBS = msgspec.Raw(b"")
-
-
-class _Said(msgspec.Struct):
-    """The meta of REPLY and CHUNK."""
-
-    content_type: str | None = None
-    status: int | None = None
-    jobs: msgspec.Raw = _NO_JOBS
-
-
-class _Failed(msgspec.Struct):
-    """The meta of FAIL."""
-
-    title: str | None = None
-    detail: str | None = None
-    status: int | None = None
-    retry: bool | None = None
-
-
-class _Progress(msgspec.Struct):
-    """The meta of PROGRESS."""
-
-    done: float | None = None
-    total: float | None = None
-    note: str | None = None
-
-
-_read_object = msgspec.json.Decoder(dict[str, Any]).decode
-_read_said = msgspec.json.Decoder(_Said).decode
-_read_failed = msgspec.json.Decoder(_Failed).decode
-_read_progress = msgspec.json.Decoder(_Progress).decode
 _json = msgspec.json.Encoder().encode
 _pack = frames.HEADER.pack
-
-
-def read_hello(meta: bytes) -> Hello:
-    """
-    What a worker says first.
-
-    Raises:
-        WireError: It cannot be read, or speaks another protocol.
-    """
-    try:
-        said = _read_object(meta or b"{}").items()
-        # A null says no more than a member that is not there: some languages write all they have.
-        hello = msgspec.convert({name: what for name, what in said if what is not None}, Hello)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        message = f"HELLO with meta {meta[:200]!r}: {error}"
-        raise WireError(message) from None
-    if hello.protocol != 1:
-        message = f"protocol {hello.protocol} is not spoken here, only 1"
-        raise WireError(message)
-    return hello
-
-
-def _status(said: int | None, default: int) -> int:
-    """
-    The HTTP status a worker chose.
-
-    Raises:
-        WireError: It is outside the contract's bounds.
-    """
-    if said is None:
-        return default
-    if not 200 <= said <= 599:
-        message = f"status {said}, where 200 to 599 is wanted"
-        raise WireError(message)
-    return said
-
-
-def _failure(status: int) -> int:
-    """A failure is never told as a success."""
-    return status if status >= 400 else 500
 
 
 class FramesConversation(Conversation):
@@ -158,7 +61,7 @@ class FramesConversation(Conversation):
         self._before_hello = 0
         self._meta_queue = _json(queue).decode()
         self._meta_rests: dict[str, str] = {}
-        self._said: dict[bytes, tuple[str, int, bytes]] = {b"": (_OCTETS, 200, b"")}
+        self._said: dict[bytes, tuple[str, int, bytes]] = {b"": (OCTETS, 200, b"")}
         self._pinged = False
 
     def send(self, command: Command) -> bool:
@@ -305,13 +208,7 @@ class FramesConversation(Conversation):
 
     def _read(self, meta: bytes) -> tuple[str, int, bytes]:
         """Content type, status and jobs of a REPLY or CHUNK, kept: workers repeat themselves."""
-        said = _read_said(meta)
-        kind = said.content_type or _OCTETS
-        if _CONTROL.search(kind) or not kind.isascii():
-            message = f"content type {kind!r}, where visible ASCII is wanted"
-            raise WireError(message)
-        jobs = bytes(said.jobs)
-        known = kind, _status(said.status, 200), b"" if jobs in _NOTHING else jobs
+        known = _, _, jobs = read_said(meta)
         if not jobs and len(self._said) < _REMEMBERED and len(meta) < _REMEMBERED:
             self._said[meta] = known
         return known
@@ -362,13 +259,7 @@ class FramesConversation(Conversation):
         return True
 
     def _fail(self, frame_id: int, meta: bytes) -> None:
-        said = _read_failed(meta or b"{}")
-        error = CommandFailed(
-            said.title or "The worker could not do it",
-            said.detail or "",
-            _failure(_status(said.status, 500)),
-            again=said.retry is not False,
-        )
+        error = read_failure(meta)
         now = self._seconds()
         command = self._finish(frame_id, now)
         if command is None:
@@ -389,7 +280,7 @@ class FramesConversation(Conversation):
             self._transport.settled(now)
 
     def _progress(self, frame_id: int, meta: bytes) -> None:
-        said = _read_progress(meta or b"{}")
+        said = read_progress(meta)
         command = self.in_hand.get(frame_id)
         if command is not None:
             if command.on_progress is not None and command.state is not DONE:

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from jobgate.errors import BadRequest, GateFull, JobgateError, RequestTimeout, ShuttingDown
 from jobgate.listening import Ports, host_and_port, is_tls
-from jobgate.pool.frames import read_hello
+from jobgate.pool.metas import read_hello
 from jobgate.pool.remote import keep_alive
 from jobgate.wire import frames
 from jobgate.wire.frames import FrameDecoder, WireError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IDelayedCall
     from twisted.python.failure import Failure
 
-    from jobgate.pool.frames import Hello
+    from jobgate.pool.metas import Hello
     from jobgate.pool.remote import RemoteWorker
 
 __all__ = ["Reception", "Registrar", "Visitor"]

@@ -16,7 +16,7 @@ from jobgate import errors
 from jobgate.config import GateConfig, GateSettings
 from jobgate.gate import Gate
 from jobgate.jobs.job import CALLBACKS, NewJob, State
-from jobgate.pool.frames import Hello
+from jobgate.pool.metas import Hello
 from jobgate.testing import SpawningReactor, inline_journal
 from jobgate.web import views
 from jobgate.web.metrics import Metrics
