@@ -37,7 +37,6 @@ _COPY_BELOW = 4096
 _REMEMBERED = 256
 """Content types and metas that are kept: workers and callers repeat themselves."""
 
-
 _json = msgspec.json.Encoder().encode
 _pack = frames.HEADER.pack
 

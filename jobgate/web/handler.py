@@ -1,8 +1,8 @@
 """
 HTTPHandler: every route, declared once, for Klein.
 
-Parses, asks the Gate, answers; decides nothing. The hot route's body lives in `calls`,
-where the short way finds it too.
+Decides nothing: what each route does is in the module of its subject. Those of `calls`, `pushes`
+and `pulls` the short way finds there, too.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.exceptions import NotFound as NoRoute
 
 from jobgate import errors
-from jobgate.web import views
 from jobgate.web.exchange import Response, json_response
 from jobgate.web.graphs import GraphRequests
 from jobgate.web.jobs import JobRequests, run
-from jobgate.web.metrics import Metrics
 from jobgate.web.openapi import document
+from jobgate.web.operating import OperatingRequests
 from jobgate.web.problems import page, problem
 
 if TYPE_CHECKING:
@@ -81,14 +80,12 @@ class HTTPHandler:
     def __init__(
         self, gate: Gate, calls: Calls, pushes: Pushes, pulls: Pulls, access: Access
     ) -> None:
-        self._gate = gate
         self._calls = calls
         self._pushes = pushes
         self._jobs = JobRequests(gate, access)
         self._pulls = pulls
         self._graphs = GraphRequests(gate, access)
-        self._access = access
-        self._metrics = Metrics(gate)
+        self._operating = OperatingRequests(gate, access)
 
     # --- calling
 
@@ -254,28 +251,13 @@ class HTTPHandler:
     @_route
     def readyz(self, _: Exchange) -> _Answer:
         """Whether every queue can accept; otherwise which cannot, and why."""
-        refusals = {
-            road.config.name: why for road in self._gate.dispatcher if (why := road.refusal())
-        }
-        if self._gate.draining:
-            return json_response({"status": "draining", "queues": refusals}, 503)
-        if not self._gate.started:
-            return json_response({"status": "starting", "queues": refusals}, 503)
-        trouble = self._gate.jobs.journal.trouble
-        if trouble:
-            # Calls go on, but no queue can accept a job.
-            said = {"status": "not ready", "queues": refusals, "store": trouble}
-            return json_response(said, 503)
-        if refusals:
-            return json_response({"status": "not ready", "queues": refusals}, 503)
-        return json_response({"status": "ready", "queues": {}})
+        return self._operating.readiness()
 
     @app.route("/metrics", methods=["GET"])
     @_route
     def metrics(self, exchange: Exchange) -> _Answer:
         """Everything that is counted, for Prometheus."""
-        self._access.need(exchange, "metrics")
-        return self._metrics.render(exchange.head.headers.get(b"accept", b"").decode("latin-1"))
+        return self._operating.metrics(exchange)
 
     @app.route("/openapi.json", methods=["GET"])
     @_route
@@ -293,98 +275,61 @@ class HTTPHandler:
     @_route
     def queues(self, exchange: Exchange) -> _Answer:
         """All queues."""
-        self._access.need(exchange, "admin")
-        found = [views.queue(self._gate, road) for road in self._gate.dispatcher]
-        return json_response(views.Queues(queues=found))
+        return self._operating.queues(exchange)
 
     @app.route("/queues/<queue>", methods=["GET"])
     @_route
     def queue(self, exchange: Exchange, queue: str) -> _Answer:
         """One queue: depth, running, rates, expected wait."""
-        self._access.need(exchange, "admin")
-        return json_response(views.queue(self._gate, self._gate.dispatcher.any(queue)))
+        return self._operating.queue(exchange, queue)
 
     @app.route("/queues/<queue>/pause", methods=["POST"])
     @_route
     def pause(self, exchange: Exchange, queue: str) -> _Answer:
         """Hand out no commands of this queue until it is resumed; calls still come in and wait."""
-        self._access.need(exchange, "admin")
-        road = self._gate.dispatcher.any(queue)
-        road.pause()
-        return json_response(views.queue(self._gate, road))
+        return self._operating.pause(exchange, queue)
 
     @app.route("/queues/<queue>/resume", methods=["POST"])
     @_route
     def resume(self, exchange: Exchange, queue: str) -> _Answer:
         """Hand out commands of this queue again."""
-        self._access.need(exchange, "admin")
-        road = self._gate.dispatcher.any(queue)
-        road.resume()
-        return json_response(views.queue(self._gate, road))
+        return self._operating.resume(exchange, queue)
 
     @app.route("/queues/<queue>/purge", methods=["POST"])
     @_route
     def purge(self, exchange: Exchange, queue: str) -> _Answer:
         """Throw out everything that waits in this queue; its callers get the problem `purged`."""
-        self._access.need(exchange, "admin")
-        calls = self._gate.dispatcher.any(queue).purge()
-        jobs = self._gate.jobs.purge(queue)
-        return jobs.addCallback(lambda count: json_response(views.Purged(purged=calls + count)))
+        return self._operating.purge(exchange, queue)
 
     @app.route("/queues/<queue>/reload", methods=["POST"])
     @_route
     def reload(self, exchange: Exchange, queue: str) -> _Answer:
         """Replace all workers, one by one, a canary first, and forget the poison."""
-        self._access.need(exchange, "admin")
-        road = self._gate.dispatcher.any(queue)
-        road.poison.clear()
-        self._gate.supervisor(queue).reload()
-        return json_response(views.queue(self._gate, road), 202)
+        return self._operating.reload(exchange, queue)
 
     @app.route("/workers", methods=["GET"])
     @_route
     def workers(self, exchange: Exchange) -> _Answer:
         """All workers: what each runs, and since when; and the places where they keep dying."""
-        self._access.need(exchange, "admin")
-        return json_response(views.workers(self._gate))
+        return self._operating.workers(exchange)
 
     @app.route("/workers/<name>/recycle", methods=["POST"])
     @_route
     def recycle(self, exchange: Exchange, name: str) -> _Answer:
         """Start another worker in this one's place, then let this one finish and go."""
-        self._access.need(exchange, "admin")
-        supervisor, post = self._gate.post(name)
-        supervisor.recycle(post)
-        return json_response(views.Recycling(worker=name), 202)
+        return self._operating.recycle(exchange, name)
 
     @app.route("/workers/<name>/report", methods=["GET"])
     @_route
     def report(self, exchange: Exchange, name: str) -> _Answer:
         """How the last worker of this name died, and what was slow: output, stacks, what it ran."""
-        self._access.need(exchange, "admin")
-        _, post = self._gate.post(name)
-        story = post.story
-        if story is None:
-            message = f"{name} has left no report: it has not died"
-            raise errors.NotFound(message)
-        return json_response(story)
+        return self._operating.report(exchange, name)
 
     @app.route("/workers/<name>/report/command", methods=["GET"])
     @_route
     def report_command(self, exchange: Exchange, name: str) -> _Answer:
         """The body of the command that the last worker of this name died with."""
-        self._access.need(exchange, "admin")
-        _, post = self._gate.post(name)
-        found = post.evidence
-        if found is None:
-            message = f"{name} has not died with a command that it had begun"
-            raise errors.NotFound(message)
-        # A caller's bytes, for an operator: to be saved, never to be shown as a page.
-        fields = (
-            f"Jobgate-Id: {found.id}\r\nContent-Disposition: attachment\r\n"
-            "X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
-        )
-        return Response(200, found.content_type, found.body, fields)
+        return self._operating.report_command(exchange, name)
 
     # --- what goes wrong
 
