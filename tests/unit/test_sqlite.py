@@ -112,8 +112,11 @@ class SqliteTests(SynchronousTestCase):
         journal.put([new(name) for name in "abc"], claim=3)
         writer: Any = journal._writer
         writer.hold()
-        for name, status in (("a", 200), ("b", 1 << 70), ("c", 201)):
+        for name in "abc":
             journal.note_start(name, 1, "w")
+        writer.release()
+        writer.hold()
+        for name, status in (("a", 200), ("b", 1 << 70), ("c", 201)):
             journal.note_finish(name, 1, Ending(State.SUCCEEDED, Reply(status, "t/p", b"")))
         writer.release()
         jobs = [self.successResultOf(journal.get(name)) for name in "abc"]
@@ -125,6 +128,40 @@ class SqliteTests(SynchronousTestCase):
         self.assertIn("too large", str(lost.value))
         self.successResultOf(journal.close())
         journal.note_start("b", 2, "w")
+
+    def test_noted_together(self) -> None:
+        """What begins and ends at once is one step for the store, and tells of both."""
+        journal = self.open()
+        journal.put([new(name) for name in "abc"], claim=3)
+        self.changes.clear()
+        before = journal.writes
+        writer: Any = journal._writer
+        writer.hold()
+        for name in "abc":
+            journal.note_start(name, 1, "w")
+        cancelled = journal.cancel("b", "not any more")
+        ending = Ending(State.SUCCEEDED)
+        journal.note_finish("a", 1, ending)
+        journal.note_finish("c", 2, ending)
+        writer.release()
+        self.assertEqual(
+            [(change.id, change.state) for change in self.changes],
+            [
+                ("a", State.RUNNING),
+                ("a", State.SUCCEEDED),
+                ("b", State.RUNNING),
+                ("c", State.RUNNING),
+                ("b", State.CANCELLED),
+            ],
+        )
+        self.assertIsNotNone(self.successResultOf(cancelled))
+        self.assertEqual(journal.writes - before, 5)
+        writer.hold()
+        journal.note_start("b", 2, "w")
+        journal.note_finish("b", 2, ending)
+        writer.release()
+        job = self.successResultOf(journal.get("b"))
+        self.assertEqual(job and job.state, State.CANCELLED)
 
     def test_stores(self) -> None:
         """What a configuration may name."""

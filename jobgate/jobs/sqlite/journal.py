@@ -65,6 +65,8 @@ class SqliteJournal:
             else ThreadWriter(self._groups, self._tell, cast("Reactor", reactor))
         )
         self._listener: Callable[[Sequence[Change]], None] = _nobody
+        self._begun: dict[str, Operation] = {}
+        self._begun_in = self._writer.submitted
         self._under_way = 0
         self._bytes = 0
         self._closed: Deferred[None] | None = None
@@ -141,11 +143,25 @@ class SqliteJournal:
 
     def note_start(self, id: str, attempt: int, worker: str) -> None:  # noqa: A002
         """As `start`, where nobody waits for it."""
-        self._note(running.start, (id, attempt, worker), 0)
+        if self._begun_in is not self._writer.submitted:
+            self._begun_in = self._writer.submitted
+            self._begun.clear()
+        note = self._begun[id] = Operation(running.start, (id, attempt, worker), Kind.LASTING, None)
+        self._note(note)
 
     def note_finish(self, id: str, attempt: int, ending: Ending) -> None:  # noqa: A002
         """As `finish`, likewise."""
-        self._note(running.finish, (id, attempt, ending), _size_of_ending(ending))
+        size = _size_of_ending(ending)
+        if self._begun_in is self._writer.submitted:
+            # What has begun in this turn, too, is one step for the store.
+            begun = self._begun.pop(id, None)
+            if begun is not None and begun.args[1] == attempt:
+                begun.step = running.run
+                begun.args += (ending,)
+                begun.size = size
+                self._bytes += size
+                return
+        self._note(Operation(running.finish, (id, attempt, ending), Kind.LASTING, None, size))
 
     def finish_waiting(self, id: str, ending: Ending) -> Deferred[bool]:  # noqa: A002
         """End a job that has not started (again)."""
@@ -276,12 +292,12 @@ class SqliteJournal:
         self._writer.submit(Operation(step, args, kind, deferred, size))
         return deferred
 
-    def _note(self, step: Callable[..., object], args: tuple[object, ...], size: int) -> None:
+    def _note(self, operation: Operation) -> None:
         """What `_do` does, without a Deferred: there is one job after another."""
         if self._closed is None:
             self._under_way += 1
-            self._bytes += size
-            self._writer.submit(Operation(step, args, Kind.LASTING, None, size))
+            self._bytes += operation.size
+            self._writer.submit(operation)
 
     def _tell(self, changes: Sequence[Change], done: Sequence[Operation]) -> None:
         if changes:

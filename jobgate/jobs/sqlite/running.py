@@ -27,6 +27,7 @@ __all__ = [
     "finish_waiting",
     "give_back",
     "may_start",
+    "run",
     "start",
     "take",
     "taken",
@@ -184,6 +185,17 @@ def consume(ledger: Ledger, lots: Sequence[tuple[Sequence[str], int]]) -> None:
             ledger.settle(row, _CONSUMED)
 
 
+def run(ledger: Ledger, id_: str, attempt: int, worker: str, ending: Ending) -> bool:
+    """An attempt of a job of ours has begun, and has ended; False if it could not begin."""
+    row = ledger.row(id_)
+    if row is None or not may_start(row, attempt):
+        return False
+    _can_end(ledger, ending)
+    ledger.begin(row, attempt, worker)
+    conclude(ledger, row, ending)
+    return True
+
+
 def finish(ledger: Ledger, id_: str, attempt: int, ending: Ending) -> bool:
     """An attempt has ended; False if it does not run (any more)."""
     row = ledger.row(id_)
@@ -195,18 +207,23 @@ def finish(ledger: Ledger, id_: str, attempt: int, ending: Ending) -> bool:
 
 def conclude(ledger: Ledger, row: Row, ending: Ending) -> None:
     """The attempt under way has ended, of a job or of a lot."""
-    if (
-        ending.jobs
-        or ending.error is not None
-        or not (ending.reply is None or _is_plain(ending.reply))
-    ):
-        ledger.need_tables()
+    _can_end(ledger, ending)
     if ending.jobs:
         grow(ledger, row, ending.jobs)
     row.spent += ending.spent
     if ending.error is not None:
         ledger.failed(row, ending.error, ending.output)
     ledger.settle(row, ending)
+
+
+def _can_end(ledger: Ledger, ending: Ending) -> None:
+    """Raise TablesNeeded if an attempt cannot end so without them."""
+    if ledger.in_ram and (
+        ending.jobs
+        or ending.error is not None
+        or not (ending.reply is None or _is_plain(ending.reply))
+    ):
+        ledger.need_tables()
 
 
 def _is_plain(reply: Reply) -> bool:

@@ -47,7 +47,15 @@ if TYPE_CHECKING:
 
 
 class Writer(Protocol):
-    """Runs operations in the order in which they are submitted."""
+    """
+    Runs operations in the order in which they are submitted.
+
+    Attributes:
+        submitted: What this turn has brought so far, which may still be changed; another list
+            once it is on its way.
+    """
+
+    submitted: list[Operation]
 
     def open(self) -> Deferred[Counts]:
         """Open the store."""
@@ -73,7 +81,7 @@ class ThreadWriter:
         self._groups = groups
         self._tell = tell
         self._reactor = reactor
-        self._submitted: list[Operation] = []
+        self.submitted: list[Operation] = []
         self._arrivals: SimpleQueue[list[Operation] | None] = SimpleQueue()
         self._waiting: deque[Operation] = deque()
         self._ended: Deferred[None] = Deferred()
@@ -94,9 +102,9 @@ class ThreadWriter:
 
     def submit(self, operation: Operation) -> None:
         """Run it, soon."""
-        if not self._submitted:
+        if not self.submitted:
             together(self._reactor, self._hand_over)
-        self._submitted.append(operation)
+        self.submitted.append(operation)
 
     def close(self) -> Deferred[None]:
         """Run what was submitted, then close the store."""
@@ -109,7 +117,7 @@ class ThreadWriter:
 
     def _hand_over(self) -> None:
         """The turn is over: the thread gets what it has brought."""
-        submitted, self._submitted = self._submitted, []
+        submitted, self.submitted = self.submitted, []
         if submitted:
             self._arrivals.put(submitted)
 
@@ -183,7 +191,7 @@ class InlineWriter:
         self._tell = tell
         self._clock = clock
         self._at_once = at_once
-        self._arrivals: deque[Operation] = deque()
+        self.submitted: list[Operation] = []
         self._soon = self._closed = False
         self._later: IDelayedCall | None = None
         self._running = False
@@ -195,7 +203,7 @@ class InlineWriter:
 
     def submit(self, operation: Operation) -> None:
         """Run it, together with what else this turn brings."""
-        self._arrivals.append(operation)
+        self.submitted.append(operation)
         if self._at_once:
             self._run()
         elif not self._soon:
@@ -220,8 +228,7 @@ class InlineWriter:
         self._run()
         if self._again is not None:
             self._again.cancel()
-        left = list(self._arrivals)
-        self._arrivals.clear()
+        left, self.submitted = self.submitted, []
         _give_up(left)
         self._groups.close()
         self._tell((), left)
@@ -242,12 +249,11 @@ class InlineWriter:
             return
         self._running = True
         try:
-            while self._arrivals:
-                group = list(self._arrivals)
-                self._arrivals.clear()
+            while self.submitted:
+                group, self.submitted = self.submitted, []
                 changes, left = self._groups.run(group)
                 self._tell(changes, _done(group, left))
-                self._arrivals.extendleft(reversed(left))
+                self.submitted[:0] = left
                 # What they have led to can wait until the loop has looked at everybody else.
                 if left or self._soon:
                     break
@@ -258,7 +264,7 @@ class InlineWriter:
 
     def _try_again(self) -> None:
         self._again = None
-        if not self._arrivals:
+        if not self.submitted:
             self._groups.probe()
         self._run()
 
