@@ -240,7 +240,7 @@ class Command:
         due: The next moment at which something about it must be looked at.
         attempt: Starts, the one under way included.
         deaths: Workers that died while it alone was with them.
-        unread: Workers that were lost before it, the only one they had, had reached them whole.
+        unread: Workers that were lost before it, or any other they had, had reached them whole.
         began: When its present start began to run; 0 while it waits.
         ended: When it was settled; 0 before.
         worker: The worker that has it, or had it last.

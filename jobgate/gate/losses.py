@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Loss", "after_loss"]
 
 _UNREAD = 20
-"""Workers that may be lost, one behind the other, before a command has reached them whole: what
+"""Workers that may be lost before a command, or any other they had, has reached them whole: what
 ends all of them is the command itself, its length for instance, or they can run none at all."""
 
 
@@ -43,7 +43,7 @@ def after_loss(
         config: Its queue's configuration.
         now: The time.
         begun: Whether the worker may have begun it.
-        alone: Whether it was the only one that had begun, or all that the worker had.
+        alone: Whether it was the only one that had begun, or nothing had.
 
     Returns:
         What it ends with; None if it is to wait again.

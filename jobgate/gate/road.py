@@ -551,7 +551,7 @@ class Road:
         self._deadlines.remove(command)
 
     def _wait_again(self, command: Command) -> None:
-        """Back to the head of its queue; its time to wait begins anew."""
+        """Back to the head of its queue; unless nobody reads it, its time begins anew."""
         now = self._seconds()
         self._running.discard(command)
         self._deadlines.remove(command)
@@ -560,7 +560,7 @@ class Road:
         if command.batch is not None and (not command.batch.suspect or self.batching is None):
             command.batch = None
         command.began = 0.0
-        if self.config.queue_timeout and not command.job:
+        if self.config.queue_timeout and not command.job and not command.unread:
             command.queue_deadline = now + self.config.queue_timeout
         command.due = min(command.queue_deadline, command.deadline)
         if command.due != _FOREVER:

@@ -281,10 +281,10 @@ class Member:
         begun_first = next((command for command, begun in taken if begun), None)
         if begun_first is not None:
             self.evidence = Evidence(begun_first.id, begun_first.content_type, begun_first.body)
-        only = sum(begun for _, begun in taken) == 1
+        at_work = sum(begun for _, begun in taken)
         if self.crew is not None:
             for command, begun in reversed(taken):
-                alone = only if begun else len(taken) == 1
+                alone = at_work == 1 if begun else not at_work
                 self.crew.lost(command, loss, begun=begun, alone=alone)
 
     def _end_if_drained(self) -> None:

@@ -738,6 +738,25 @@ def test_cancel_kill_spares_a_neighbour(shared: Program, tmp_path: Path) -> None
 # --- several in flight, and a death
 
 
+@pytest.mark.parametrize("bounds", [{"in_flight": 2}, {"batch": {"size": 2, "linger": "full"}}])
+def test_workers_that_die_of_whatever_they_are_given(
+    start_gate: Callable[..., Program], bounds: dict[str, Any]
+) -> None:
+    """Callers are not kept for ever, although nobody has begun what they asked for."""
+    queue = raw("--in-flight", "2", "--deaf", queue_timeout=1, **bounds)
+    gate = start_gate({"queues": {"q": queue}})
+    callers = [background(gate.call, "q", b"%d" % number) for number in range(2)]
+    for caller in callers:
+        answer = result(caller)
+        assert (answer.status, answer.slug) in (
+            (502, "worker-died"),
+            (503, "no-worker"),
+            (504, "queue-timeout"),
+        )
+        assert answer.json["executed"] == "no"
+    at_rest(gate, "q")
+
+
 def _four(gate: Program, queue: str, tmp_path: Path) -> list[Answer]:
     """One that runs and kills its worker, three handed over behind it."""
     go, seen = tmp_path / "go", tmp_path / "seen"

@@ -191,7 +191,7 @@ class FakeWorker:
         for held in begun:
             held.has_run = True  # type: ignore[attr-defined]
         for held in reversed(taken):
-            alone = only if held in begun else len(taken) == 1
+            alone = only if held in begun else not begun
             self.runner.lost(held, loss, begun=held in begun, alone=alone)
         self.road.pool_changed()
 

@@ -515,6 +515,26 @@ class TryingAgainTests(RoadCase):
             self.assertEqual(spared.seen, [])
             spared.lose()
 
+    def test_no_end_of_deaths_with_several_in_hand(self) -> None:
+        """Nor does it go on for ever with what no worker reads, if each is given several."""
+        made = [self.submit() for _ in range(3)]
+        for number in range(20):
+            self.assertEqual({one.state for one in made}, {WAITING})
+            self.worker(str(number), 3).lose(DIED, [])
+        for one in made:
+            self.assertEqual(self.failed(one, errors.WorkerDied).executed, "no")
+
+    def test_waiting_goes_on_after_a_death_before_the_start(self) -> None:
+        """Who has been given to workers that read nothing has waited all the time."""
+        self.build(queue_timeout=30)
+        made = self.submit()
+        for number in range(3):
+            self.clock.advance(9)
+            self.worker(str(number)).lose(DIED, [])
+        self.assertIs(made.state, WAITING)
+        self.clock.advance(4)
+        self.failed(made, errors.QueueTimeout)
+
     def test_many_deaths_before_the_start(self) -> None:
         """Deaths before its start use up no attempt, however many there are."""
         made = self.submit()

@@ -1,7 +1,7 @@
 """
 A worker that speaks frames by itself, and breaks their rules when a body says so.
 
-    raw.py [--noise TEXT] [--in-flight N] [--ordered] [--hello JSON] [--boot SECONDS]
+    raw.py [--noise TEXT] [--in-flight N] [--ordered] [--hello JSON] [--boot SECONDS] [--deaf]
 
 A body is a word, a space and an argument; any other body is echoed.
 """
@@ -137,6 +137,7 @@ def main() -> None:
     options.add_argument("--ordered", action="store_true")
     options.add_argument("--hello", default="")
     options.add_argument("--boot", type=float, default=0)
+    options.add_argument("--deaf", action="store_true", help="die with what follows WELCOME unread")
     options.add_argument("--gather", type=int, default=1, help="answer so many at once, reversed")
     given = options.parse_args()
     if given.noise:
@@ -149,6 +150,8 @@ def main() -> None:
     gathered: list[bytes] = []
     while True:
         kind, number, _, body = receive()
+        if given.deaf:
+            os.kill(os.getpid(), signal.SIGKILL)
         if kind == DRAIN:
             return
         if kind == PING:
