@@ -49,13 +49,14 @@ def job(gate: Program, name: str) -> dict[str, Any]:
 
 
 def until(gate: Program, name: str, *states: str, within: float = 20.0) -> dict[str, Any]:
-    """Wait until it is in one of these states."""
+    """Wait until it is there and in one of these states."""
 
     def document() -> dict[str, Any] | None:
-        found = job(gate, name)
-        return found if found["state"] in states else None
+        answer = gate.get(f"/jobs/{name}")
+        there = answer.status == 200 and answer.json["state"] in states
+        return answer.json if there else None
 
-    found: dict[str, Any] = eventually(document, within, f"{name} is {states}: {job(gate, name)}")
+    found: dict[str, Any] = eventually(document, within, f"{name} is {states}")
     return found
 
 

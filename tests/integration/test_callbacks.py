@@ -18,13 +18,15 @@ import tomllib
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import asking
 import pytest
 import pytest_twisted
+from asking import job, until
 from certificates import Authority
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from example_gate import EXAMPLES
-from program import eventually, sdk, twistd
+from program import sdk, twistd
 from receiver import Received, Receiver
 
 from jobgate import errors
@@ -62,28 +64,7 @@ def tables(**callbacks: Any) -> dict[str, Any]:
 
 def push(gate: Program, url: str, *steps: tuple[str, Any], queue: str = "q") -> str:
     """Push a job whose end is to be told there; its id."""
-    body = json.dumps(steps).encode()
-    answer = gate.post(f"/push/{queue}", body, {"Jobgate-Callback": url})
-    assert answer.status == 202, answer
-    name: str = answer.json["id"]
-    return name
-
-
-def job(gate: Program, name: str) -> dict[str, Any]:
-    """A job's state document."""
-    document: dict[str, Any] = gate.get(f"/jobs/{name}").json
-    return document
-
-
-def ended(gate: Program, name: str, *states: str) -> dict[str, Any]:
-    """Wait until a job is in one of these states; its document."""
-
-    def document() -> dict[str, Any] | None:
-        found = job(gate, name)
-        return found if found.get("state") in states else None
-
-    found: dict[str, Any] = eventually(document, 30, f"{name} is {states}", every=0.05)
-    return found
+    return asking.push(gate, queue, asking.steps(*steps), {"Jobgate-Callback": url})
 
 
 def verify(received: Received, key: bytes = KEY) -> None:
@@ -122,7 +103,7 @@ def test_every_end_is_told(start_gate: StartGate) -> None:
         assert told.headers["webhook-id"] == f"{dead}-dead"
 
         for name in (f"{good}-succeeded", f"{bad}-failed", f"{dead}-dead"):
-            assert ended(gate, name, "succeeded")["attempt"] == 1
+            assert until(gate, name, "succeeded")["attempt"] == 1
             assert gate.get(f"/jobs/{name}/result").json == {"status": 204}
         assert len(receiver.requests) == 3
         numbers = gate.conserved()["~callbacks"]
@@ -154,7 +135,7 @@ def test_tried_again(start_gate: StartGate) -> None:
             assert told.headers["webhook-id"] == f"{name}-succeeded"
             assert told.body == first.body
         assert int(third.headers["webhook-timestamp"]) > int(first.headers["webhook-timestamp"])
-        document = ended(gate, f"{name}-succeeded", "succeeded")
+        document = until(gate, f"{name}-succeeded", "succeeded")
         assert (document["attempt"], document["attempts"]) == (3, 10)
 
 
@@ -163,7 +144,7 @@ def test_a_receiver_that_wants_no_more(start_gate: StartGate) -> None:
     gate = start_gate(tables())
     with Receiver(410) as receiver:
         name = push(gate, receiver.url())
-        document = ended(gate, f"{name}-succeeded", "failed")
+        document = until(gate, f"{name}-succeeded", "failed")
         assert document["error"]["type"] == "/problems/command-failed"
         assert "answered 410" in document["error"]["detail"]
         assert len(receiver.requests) == 1
@@ -177,7 +158,7 @@ def test_no_redirects(start_gate: StartGate) -> None:
         Receiver(*[307] * 20, headers={"Location": other.url()}) as receiver,
     ):
         name = push(gate, receiver.url())
-        document = ended(gate, f"{name}-succeeded", "scheduled")
+        document = until(gate, f"{name}-succeeded", "scheduled")
         at = f"127.0.0.1:{receiver.port}"
         wanted = f"{at} answered 307, wanted 200 to 299; redirects are not followed"
         assert [one["error"]["detail"] for one in document["tries"]] == [wanted]
@@ -193,7 +174,7 @@ def test_private_addresses(start_gate: StartGate, host: str) -> None:
     gate = start_gate(tables(allow=[]))
     with Receiver() as receiver:
         name = push(gate, receiver.url(host=host))
-        document = ended(gate, f"{name}-succeeded", "failed")
+        document = until(gate, f"{name}-succeeded", "failed")
         assert "(loopback)" in document["error"]["detail"]
         assert "[callbacks] allow" in document["error"]["detail"]
         assert job(gate, name)["state"] == "succeeded"
@@ -235,7 +216,7 @@ def test_the_queue_is_ours(shared: Program, method: str, path: str) -> None:
     with Receiver() as receiver:
         name = push(shared, receiver.url())
         receiver.next()
-        ended(shared, f"{name}-succeeded", "succeeded")
+        until(shared, f"{name}-succeeded", "succeeded")
         notice = callback(name, State.DEAD, receiver.url("/stolen")).body
         answer = shared.request(method, path.format("~callbacks"), notice)
         assert answer.status == 404, answer
@@ -250,7 +231,7 @@ def test_one_that_hangs_holds_up_nobody(start_gate: StartGate) -> None:
     )
     with socket.create_server(("127.0.0.1", 0)) as silent, Receiver() as receiver:
         hanging = push(gate, f"http://127.0.0.1:{silent.getsockname()[1]}/")
-        ended(gate, f"{hanging}-succeeded", "running")
+        until(gate, f"{hanging}-succeeded", "running")
         for _ in range(3):
             push(gate, receiver.url())
             verify(receiver.next())
@@ -273,7 +254,7 @@ def test_operators(shared: Program) -> None:
 
         assert shared.post("/queues/~callbacks/pause").status == 200
         name = push(shared, receiver.url())
-        document = ended(shared, f"{name}-succeeded", "queued")
+        document = until(shared, f"{name}-succeeded", "queued")
         assert document["why"] == "its queue is paused, until somebody resumes it"
         assert receiver.requests == []
         resumed = shared.post("/queues/~callbacks/resume").json
@@ -287,7 +268,7 @@ def test_survives_the_gate(start_gate: StartGate) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     name = push(gate, f"http://127.0.0.1:{port}/")
-    document = ended(gate, f"{name}-succeeded", "scheduled")
+    document = until(gate, f"{name}-succeeded", "scheduled")
     assert "cannot be connected to" in document["error"]["detail"]
     gate.kill()
     with Receiver(port=port) as receiver:
@@ -296,7 +277,7 @@ def test_survives_the_gate(start_gate: StartGate) -> None:
         verify(told)
         assert told.headers["webhook-id"] == f"{name}-succeeded"
         assert json.loads(told.body)["state"] == "succeeded"
-        document = ended(gate, f"{name}-succeeded", "succeeded")
+        document = until(gate, f"{name}-succeeded", "succeeded")
         assert document["attempt"] >= 2
 
 
@@ -305,7 +286,7 @@ def test_reload(start_gate: StartGate) -> None:
     gate = start_gate(tables(allow=[]))
     with Receiver() as receiver:
         refused = push(gate, receiver.url())
-        ended(gate, f"{refused}-succeeded", "failed")
+        until(gate, f"{refused}-succeeded", "failed")
         other = bytes(32)
         gate.write_config(tables(secret="whsec_" + base64.b64encode(other).decode()))
         gate.signal(signal.SIGHUP)
@@ -346,7 +327,7 @@ def test_tls(start_gate: StartGate, tmp_path: Path) -> None:
             (plain.url(scheme="https"), "TLS: wrong version number"),
         ):
             name = push(gate, url)
-            document = ended(gate, f"{name}-succeeded", "scheduled")
+            document = until(gate, f"{name}-succeeded", "scheduled")
             assert wrong in document["error"]["detail"]
         assert impostor.requests == elsewhere.requests == []
 
@@ -383,13 +364,13 @@ def test_the_example(start_gate: StartGate, tmp_path: Path) -> None:
     try:
         gate = start_gate(config)
         name = push(gate, url, queue="words")
-        ended(gate, f"{name}-succeeded", "succeeded")
+        until(gate, f"{name}-succeeded", "succeeded")
         assert gate.get(f"/jobs/{name}/result").json == {"words": 1}
         gate.write_config(config.replace(secret, SECRET))
         gate.signal(signal.SIGHUP)
         gate.logged("was reread")
         other = push(gate, url, queue="words")
-        document = ended(gate, f"{other}-succeeded", "scheduled")
+        document = until(gate, f"{other}-succeeded", "scheduled")
         assert "answered 401" in document["error"]["detail"]
         assert (tmp_path / "received").read_text() == f"{name} succeeded\n"
     finally:

@@ -9,9 +9,10 @@ import json
 import signal
 import socket
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from asking import ended, job, push
 from background import background, result
 from program import Program, at_rest, eventually
 from raw_http import request_bytes
@@ -35,28 +36,6 @@ def gate(start_shared_gate: Callable[..., Program]) -> Program:
             "queues": {"q": {"attempts": 2, "backoff": soon}},
         }
     )
-
-
-def push(gate: Program, body: bytes) -> str:
-    """Push to "q"; returns the job's id."""
-    answer = gate.post("/push/q", body)
-    assert answer.status == 202, answer
-    name: str = answer.json["id"]
-    return name
-
-
-def job(gate: Program, name: str) -> dict[str, Any]:
-    """A job's document."""
-    found: dict[str, Any] = gate.get(f"/jobs/{name}").json
-    return found
-
-
-def ended(gate: Program, name: str) -> dict[str, Any]:
-    """A job's document, once it has ended."""
-    gate.get(f"/jobs/{name}/result?wait=20")
-    found = job(gate, name)
-    assert found["finished"], found
-    return found
 
 
 # --- what callers get
@@ -97,7 +76,11 @@ def test_a_handler_is_told_what_was_handed_on(gate: Program, employ: Employ) -> 
 def test_a_puller_works_on_jobs(gate: Program, employ: Employ) -> None:
     """They succeed, fail for good with `retry=False`, and are dead after their attempts."""
     employ(gate.url)
-    fine, never, bad = push(gate, b"attempt"), push(gate, b"once"), push(gate, b"raise x")
+    fine, never, bad = (
+        push(gate, "q", b"attempt"),
+        push(gate, "q", b"once"),
+        push(gate, "q", b"raise x"),
+    )
     assert gate.get(f"/jobs/{fine}/result?wait=20").body == b"1"
     assert ended(gate, fine)["state"] == "succeeded"
     assert (ended(gate, never)["state"], job(gate, never)["attempt"]) == ("failed", 1)
@@ -110,7 +93,7 @@ def test_a_declined_command_comes_again(gate: Program, employ: Employ, tmp_path:
     employ(gate.url)
     called = gate.call("q", b"decline %b" % bytes(tmp_path / "call"))
     assert (called.status, called["Jobgate-Attempt"]) == (200, "1")
-    name = push(gate, b"decline %b" % bytes(tmp_path / "job"))
+    name = push(gate, "q", b"decline %b" % bytes(tmp_path / "job"))
     # Its starts are counted, those that used up an attempt are not shown: three were allowed.
     assert ended(gate, name)["state"] == "succeeded"
     assert gate.metrics()["q"]["commands_declined_total"] >= 1
@@ -122,7 +105,7 @@ def test_a_reply_that_is_too_large(gate: Program, employ: Employ) -> None:
     failed = gate.call("q", b"large 100000")
     assert (failed.status, failed.json["type"]) == (500, "/problems/command-failed")
     assert "larger than the gate takes" in failed.json["title"]
-    assert ended(gate, push(gate, b"large 100000"))["state"] == "failed"
+    assert ended(gate, push(gate, "q", b"large 100000"))["state"] == "failed"
     assert gate.call("q", b"hello").body == b"hello"
 
 
@@ -150,7 +133,7 @@ def test_a_lease_is_extended_while_the_handler_runs(
     """It runs for several times as long as its lease, and is not given to anybody else."""
     for _ in range(2):
         employ(gate.url, lease=0.6)
-    name = push(gate, b"until %b" % bytes(tmp_path / "go"))
+    name = push(gate, "q", b"until %b" % bytes(tmp_path / "go"))
     eventually(lambda: job(gate, name)["state"] == "running", 10)
     long_past = time.monotonic() + 3 * 0.6
     eventually(lambda: time.monotonic() > long_past, 10)
@@ -164,7 +147,7 @@ def test_a_cancelled_command(gate: Program, employ: Employ, tmp_path: Path, how:
     worker = employ(gate.url, lease=0.6)
     body = b"cancelled %b" % bytes(tmp_path / "told")
     if how == "a job":
-        name = push(gate, body)
+        name = push(gate, "q", body)
         eventually(lambda: job(gate, name)["state"] == "running", 10)
         assert gate.request("DELETE", f"/jobs/{name}").status == 200
     else:
@@ -180,7 +163,7 @@ def test_a_cancelled_command(gate: Program, employ: Employ, tmp_path: Path, how:
 def test_a_puller_is_killed(gate: Program, employ: Employ, tmp_path: Path) -> None:
     """Its job goes to another when the lease is over, as another attempt."""
     first = employ(gate.url, lease=0.5)
-    name = push(gate, b"until %b" % bytes(tmp_path / "go"))
+    name = push(gate, "q", b"until %b" % bytes(tmp_path / "go"))
     eventually(lambda: job(gate, name)["state"] == "running", 10)
     first.end()
     (tmp_path / "go").touch()
@@ -199,7 +182,7 @@ def test_the_gate_is_killed_under_a_handler(
         port = str(found.getsockname()[1])
     gate = start_gate({"queues": {"q": {}}}, "-p", port)
     worker = employ(gate.url, lease=20)
-    name = push(gate, b"until %b" % bytes(tmp_path / "go"))
+    name = push(gate, "q", b"until %b" % bytes(tmp_path / "go"))
     eventually(lambda: job(gate, name)["state"] == "running", 10)
     gate.kill()
     (tmp_path / "go").touch()
@@ -223,7 +206,7 @@ def test_a_puller_is_told_to_end(gate: Program, employ: Employ, tmp_path: Path) 
     eventually(lambda: "pulling from q" in idle.log, 10)
     idle.process.send_signal(signal.SIGTERM)
     assert idle.process.wait(10) == 0
-    name = push(gate, b"attempt")
+    name = push(gate, "q", b"attempt")
     employ(gate.url)
     assert gate.get(f"/jobs/{name}/result?wait=20").body == b"1"
 
