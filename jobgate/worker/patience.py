@@ -33,8 +33,10 @@ class Patience:
 
     def rest(self, after: float = 0.0) -> None:
         """Wait before the next attempt: `after` seconds at least, if the gate has said so."""
-        least = after or self._next * (1 - _JITTER)
-        pause = max(after, self._next) * uniform(0, _JITTER) + least  # noqa: S311
+        if after:
+            pause = after + max(after, self._next) * uniform(0, _JITTER)  # noqa: S311
+        else:
+            pause = self._next * uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
         self._next = min(_MOST, self._next * _FACTOR)
         self.wait(pause)
 
