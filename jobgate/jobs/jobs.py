@@ -9,7 +9,7 @@ changes one does it through this class. Must not know HTTP.
 from __future__ import annotations
 
 from functools import partial
-from random import SystemRandom
+from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -377,9 +377,18 @@ class Jobs:
             backlog.left(*commands)
 
     def ending_of(
-        self, queue: str, spent: int, attempts: int, error: errors.JobgateError
+        self, queue: str, spent: int, attempts: int, error: errors.JobgateError, together: str = ""
     ) -> Ending:
-        """How an attempt that somebody outside has failed ends its job, by its queue's rules."""
+        """
+        How an attempt that somebody outside has failed ends its job, by its queue's rules.
+
+        Args:
+            queue: The job's.
+            spent: Attempts used up before this one.
+            attempts: How many may be.
+            error: What went wrong.
+            together: Those for whom this is the same have the same jitter, and so keep their order.
+        """
         config = self._backlog_for(queue).road.config
         return after_failure(
             error,
@@ -387,7 +396,7 @@ class Jobs:
             attempts=attempts,
             once=config.retry == "never",
             backoff=config.backoff,
-            random=self._random,
+            random=Random(together).random if together else self._random,  # noqa: S311 (no secret)
         )
 
     # --- inside
@@ -601,7 +610,7 @@ class Jobs:
     def _lapsed(self, job: Job) -> None:
         """A puller has not said anything in time."""
         error = errors.LeaseLapsed(f"{job.worker or 'its puller'} did not reply in time")
-        ending = self.ending_of(job.queue, job.spent, job.attempts, error)
+        ending = self.ending_of(job.queue, job.spent, job.attempts, error, f"{job.until}")
         self.journal.note_finish(job.id, job.attempt, ending)
         if ending.state == State.SCHEDULED:
             self.sweep_in(ending.delay)

@@ -272,7 +272,7 @@ class Leases:
         ended = False
         for name, attempt in leased.jobs if leased is not None else ():
             job = await self._jobs.get(name)
-            ending = self._jobs.ending_of(job.queue, job.spent, job.attempts, error)
+            ending = self._jobs.ending_of(job.queue, job.spent, job.attempts, error, lease)
             ended |= await self._jobs.journal.finish(name, attempt, ending)
             if ending.state == State.SCHEDULED:
                 self._jobs.sweep_in(ending.delay)

@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 
 from jobgate import errors
 from jobgate.command import Command
-from jobgate.config import BatchConfig
+from jobgate.config import Backoff, BatchConfig
 from jobgate.jobs import backlog as backlogs
 from jobgate.jobs import lots
 from jobgate.jobs.job import Reply, State
@@ -509,6 +509,20 @@ class PullTests(JobsCase):
         self.assertEqual({self.state(name) for name in names}, {State.SCHEDULED})
         self.turn(1.1)
         self.assertEqual({self.state(name) for name in names}, {State.QUEUED})
+
+    def test_order_after_a_back_off(self) -> None:
+        """What was pulled together comes back in its order, whatever the jitter."""
+        self.build(q={"backoff": Backoff(jitter=0.2)})
+        names = [self.push(body=b"%d" % index) for index in range(12)]
+        self.lease(most=12, lines=True)
+        self.done(self.gate.leases.finish("lease", fault()))
+        self.turn(2.0)
+        again = self.lease(seconds=5, lease="again", most=12, lines=True)
+        self.assertEqual([command.id for command in again], names)
+        self.turn(5.1)
+        self.turn(4.9)
+        last = self.lease(lease="last", most=12, lines=True)
+        self.assertEqual([command.id for command in last], names)
 
     def test_ack(self) -> None:
         """An ack ends the lot, jobs and calls; a repeated one is harmless, a late one is not."""
