@@ -77,6 +77,8 @@ class HTTPServer(Factory):
         self.heads: dict[bytes, Head] = {}
         self.fields: dict[bytes, Head] = {}
         self._connections: set[FrontDoor] = set()
+        # Of these: they are told so and go, and take nobody's place until they have gone.
+        self._turned_away: set[FrontDoor] = set()
         self._ports = Ports(gate.reactor, self)
         self._ended: Deferred[None] | None = None
         self._sweep = LoopingCall(self._look)
@@ -168,12 +170,17 @@ class HTTPServer(Factory):
 
     def welcome(self, connection: FrontDoor) -> bool:
         """Count a connection in; False if there are as many as may be."""
+        most = self.settings.max_connections
+        room = len(self._connections) - len(self._turned_away) < most
         self._connections.add(connection)
-        return len(self._connections) <= self.settings.max_connections
+        if not room:
+            self._turned_away.add(connection)
+        return room
 
     def farewell(self, connection: FrontDoor) -> None:
         """Count it out."""
         self._connections.discard(connection)
+        self._turned_away.discard(connection)
         if self._ended is not None and not self._ended.called and not self._connections:
             self._ended.callback(None)
 

@@ -456,6 +456,17 @@ class LimitTests(DoorCase):
         _, third = self.connect()
         self.assertFalse(third.closed)
 
+    def test_connections_that_were_turned_away(self) -> None:
+        """They take nobody's place, however long they take to go."""
+        self.build(max_connections=1)
+        _, first = self.connect()
+        away = [self.connect()[1] for _ in range(3)]
+        self.assertEqual([responses(one.sent)[0][0] for one in away], [503] * 3)
+        first._lost()
+        _, second = self.connect()
+        self.assertEqual(second.sent, b"")
+        self.assertEqual(responses(self.connect()[1].sent)[0][0], 503)
+
 
 class DeadlineTests(DoorCase):
     """What takes too long."""
