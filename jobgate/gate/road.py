@@ -24,7 +24,7 @@ from jobgate.gate.stats import QueueStats
 from jobgate.wire.lines import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from twisted.internet.interfaces import IReactorTime
 
@@ -333,10 +333,12 @@ class Road:
         if timeout and now + timeout < command.due:
             self.due_earlier(command, now + timeout, now)
 
-    def release(self, command: Command) -> None:
-        """It has gone to somebody outside: what becomes of it is not decided here any more."""
-        self._deadlines.remove(command)
-        self._settled(command, self._seconds())
+    def release(self, commands: Sequence[Command]) -> None:
+        """They have gone to somebody outside: what becomes of them is not decided here any more."""
+        now = self._seconds()
+        for command in commands:
+            self._deadlines.remove(command)
+            self._settled(command, now)
 
     def due_earlier(self, command: Command, due: float, now: float) -> None:
         """It must be looked at before it would have been."""

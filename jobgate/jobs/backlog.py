@@ -164,19 +164,22 @@ class Backlog:
             size_bytes += len(job.body)
             if not room or job.delay or job.needs or (claimed and size_bytes > _BYTES):
                 return claimed, jobs[at:]
-            size = size_of(job)
+            size = len(job.ids) or 1
             if size > room:
                 first, rest = parted(job, [room])
                 self._coming += room
                 return [*claimed, *self.apart(first)], [rest, *jobs[at + 1 :]]
             room -= size
             self._coming += size
-            claimed += self.apart(job)
+            if size > 1:
+                claimed += self.apart(job)
+            else:
+                claimed.append(job)
         return claimed, ()
 
     def arrived(self, jobs: Sequence[Taken], recalls: int) -> None:
         """Jobs that were claimed, or taken, when there had been so many recalls: they run."""
-        self._arrivals.extend([(each, recalls) for job in jobs for each in self.apart(job)])
+        self._arrive(jobs, recalls)
         self._let_in()
 
     def apart(self, job: Jobs) -> list[Jobs]:
@@ -194,18 +197,22 @@ class Backlog:
         self.fill()
         self._tell_if_here()
 
+    def pulled(self) -> None:
+        """Somebody else than the queue's workers has come for some, and may come again."""
+        self._pulled = self._journal.now()
+
     def want(self, count: int) -> None:
         """Somebody else than the queue's workers would take so many more (or, negative, fewer)."""
         self.wanted += count
         if count > 0:
-            self._pulled = self._journal.now()
             self.fill()
         else:
             self.trim()
 
     def fill(self) -> None:
         """Take from the journal what there is room for."""
-        self.feeder.room()
+        if self.feeder.hungry:
+            self.feeder.room()
         if self._idle > 0:
             self.trim()
         if self._taking:
@@ -247,17 +254,20 @@ class Backlog:
     def _at_hand(self, jobs: Sequence[NewJob]) -> int:
         """How many of these are kept here, though nobody waits, for those who will come again."""
         road = self.road
-        if road.staffed or self.closed or road.draining or self.once or self._lingers <= 0:
+        if road.staffed or self.closed or road.draining or self.once:
+            return 0
+        lingers = self._lingers
+        if lingers <= 0:
             return 0
         count = size_bytes = 0
         for job in jobs:
-            count += size_of(job)
+            count += len(job.ids) or 1
             size_bytes += len(job.body)
         if self._idle + count > _AT_HAND or road.bytes_waiting + size_bytes > _AT_HAND_BYTES:
             # All goes to the store, and comes back in its order.
             self.clear()
             return 0
-        self._look_in(self._lingers)
+        self._look_in(lingers)
         return count
 
     def when_here(self, call: Callable[[], None]) -> None:
@@ -275,7 +285,7 @@ class Backlog:
         self._tell_if_here()
 
     def _tell_if_here(self) -> None:
-        if not self._coming and not self.feeder.hungry and not self.starting:
+        if self._when_here and not self._coming and not self.feeder.hungry and not self.starting:
             calls, self._when_here = self._when_here, []
             for call in calls:
                 call()
@@ -287,10 +297,17 @@ class Backlog:
         # What was known when it was asked for and has not come is not there: taken otherwise,
         # cancelled, or ended. What has been told of since then is.
         self.stored -= count or known
-        self._arrivals.extend([(each, recalls) for job in jobs for each in self.apart(job)])
+        self._arrive(jobs, recalls)
         if recalls == self.recalls:
             self.fill()
         self._let_in()
+
+    def _arrive(self, jobs: Sequence[Taken], recalls: int) -> None:
+        for job in jobs:
+            if job.ids:
+                self._arrivals.extend([(each, recalls) for each in self.apart(job)])
+            else:
+                self._arrivals.append((job, recalls))
 
     def _let_in(self) -> None:
         """Let those that have arrived run, one behind the other, whatever each of them leads to."""
@@ -301,7 +318,7 @@ class Backlog:
         try:
             while self._arrivals:
                 job, recalls = self._arrivals.popleft()
-                self._coming -= size_of(job)
+                self._coming -= len(job.ids) or 1
                 if self.closed or recalls != self.recalls:
                     back.append(ids_of(job))
                 else:

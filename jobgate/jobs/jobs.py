@@ -196,13 +196,16 @@ class Jobs:
             closing = errors.ShuttingDown("the gate finishes what it has and takes nothing new")
             self._refused(jobs, closing)
             return fail(closing)
-        queues = {job.queue for job in jobs} if graph else (jobs[0].queue,)
-        limits = {queue: self.backlogs[queue].road.config.max_backlog for queue in queues}
         claim = coming = 0
-        if not graph:
+        if graph:
+            queues = {job.queue for job in jobs}
+            limits = {queue: self.backlogs[queue].road.config.max_backlog for queue in queues}
+        else:
+            limits = {jobs[0].queue: backlog.road.config.max_backlog}
             claimed, others = backlog.claim(jobs)
-            jobs = [*claimed, *others]
-            claim, coming = len(claimed), sum(map(size_of, claimed))
+            if claimed:
+                jobs = [*claimed, *others]
+                claim, coming = len(claimed), sum([len(job.ids) or 1 for job in claimed])
         recalls = backlog.recalls
         stored = self.journal.put(jobs, claim=claim, key=key, graph=graph, limits=limits)
         soonest = _FOREVER
@@ -370,8 +373,7 @@ class Jobs:
 
     def release(self, road: Road, commands: Sequence[Command]) -> None:
         """Commands of ours are with somebody outside now: what becomes of them is told here."""
-        for command in commands:
-            road.release(command)
+        road.release(commands)
         backlog = self.backlogs.get(road.config.name)
         if backlog is not None:
             backlog.left(*commands)
@@ -451,10 +453,9 @@ class Jobs:
 
     def _enter(self, command: Command, taken: Taken, backlog: Backlog) -> None:
         road = backlog.road
-        known = road.poison and road.poison.knows(
+        if road.poison and road.poison.knows(
             command.queue, command.content_type, command.body, self.clock.seconds()
-        )
-        if known:
+        ):
             error = errors.PoisonCommand(
                 "a command with this body has killed workers within the last hour", executed="no"
             )
@@ -480,7 +481,7 @@ class Jobs:
 
     def _set_out(self, command: Command, taken: Taken, backlog: Backlog) -> None:
         road = backlog.road
-        key = (command.headers or {}).get("jobgate-key", "")
+        key = command.headers.get("jobgate-key", "") if command.headers else ""
         if not taken.once:
             road.enter(command, key=key)
             return
@@ -551,8 +552,9 @@ class Jobs:
         """The journal has stored these."""
         backlogs, calls, audit = self.backlogs, self.calls, self.audit
         watches = self.watches
-        fill = set()
-        kept = set()
+        watched = bool(watches)
+        fill: set[Backlog] = set()
+        kept: set[Backlog] = set()
         for change in changes:
             backlog = backlogs.get(change.queue) or self._backlog_for(change.queue)
             state, before, size = change.state, change.before, len(change.ids) or 1
@@ -560,18 +562,19 @@ class Jobs:
                 _count(backlog, state, before, size)
                 if audit is not None:
                     auditing.changed(audit, change)
-            if state == State.SCHEDULED and before == State.BLOCKED:
-                # Nobody has been told yet when its time is.
-                self.sweep_in(0.0)
-            if state == State.QUEUED and not change.claimed:
-                backlog.stored += size
-                fill.add(backlog)
+            if state is State.QUEUED:
+                if not change.claimed:
+                    backlog.stored += size
+                    fill.add(backlog)
             elif state >= TERMINAL:
-                if state != State.DEAD:
+                if state is not State.DEAD:
                     kept.add(backlog)
                 if calls or backlog.window or self._deaths:
                     self._look_for(change, backlog)
-            if watches:
+            elif state is State.SCHEDULED and before is State.BLOCKED:
+                # Nobody has been told yet when its time is.
+                self.sweep_in(0.0)
+            if watched:
                 watches.changed(change)
         for backlog in kept:
             self.sweep_in(backlog.road.config.result_ttl)

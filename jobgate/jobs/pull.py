@@ -70,7 +70,7 @@ class Pull:
         self._bytes = 0
         self._get = self._got
         self._timer: IDelayedCall | None = None
-        self._ended = False
+        self._waits = self._ended = False
 
     def __repr__(self) -> str:
         return f"<Pull {self._road.config.name} {self._count}/{self._most}>"
@@ -106,7 +106,8 @@ class Pull:
             self.commands.remove(command)
             self._count -= command.size
             self._bytes -= len(command.body)
-            self._backlog.want(command.size)
+            if self._waits:
+                self._backlog.want(command.size)
         self._over(command)
 
     def overran(self, cause: str) -> None:  # noqa: ARG002 (nobody can be told)
@@ -119,12 +120,20 @@ class Pull:
 
     def start(self, seconds: float) -> None:
         """Take what is there, then wait for more for at most so many seconds."""
-        self._backlog.pulls.add(self)
-        self._backlog.want(self._most)
+        backlog = self._backlog
+        backlog.pulled()
+        if not backlog.stored:
+            # What is here is all there is: who is content with that need not be expected.
+            self._collect()
+            if self._ended:
+                return
+        self._waits = True
+        backlog.pulls.add(self)
+        backlog.want(self._most - self._count)
         self._collect()
         if self._ended:
             return
-        if self._backlog.closed:
+        if backlog.closed:
             self.end()
         elif seconds > 0:
             self._wait_until(seconds)
@@ -195,7 +204,8 @@ class Pull:
             return
         self.commands.append(command)
         self._count += command.size
-        self._backlog.wanted -= command.size
+        if self._waits:
+            self._backlog.wanted -= command.size
         self._bytes += len(command.body)
         if lot is not None:
             lot.on_parted = self._parted
@@ -234,6 +244,8 @@ class Pull:
         self._ended = True
         # Who is told often knows this: a circle would be left to the collector.
         self._done = _nobody
+        if not self._waits:
+            return
         self._backlog.pulls.discard(self)
         for shard in self._road.shards:
             shard.leave(self._get)

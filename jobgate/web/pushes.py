@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
@@ -80,6 +81,8 @@ class Pushes:
     def __init__(self, gate: Gate, access: Access) -> None:
         self._gate = gate
         self._access = access
+        durability = gate.jobs.journal.durability
+        self._durability = "Jobgate-Durability: memory\r\n" if durability == "memory" else ""
 
     # --- push
 
@@ -99,21 +102,22 @@ class Pushes:
             key = key_of(exchange)
             by_line = b"?" in exchange.head.target and self._by_line(exchange)
             jobs = self._jobs(exchange, road, by_line=by_line)
-            if by_line:
+            if not by_line:
+                # Names and ids need no escaping.
+                (job,) = jobs
+                state = "scheduled" if job.delay else "queued"
+                text = f'{{"id":"{job.id}","state":"{state}","queue":"{queue}"}}'.encode()
+                location = f"Location: /jobs/{job.id}\r\nJobgate-Id: {job.id}\r\n"
+            else:
                 said: dict[str, Any] = {"accepted": sum(map(size_of, jobs))}
                 if jobs:
                     said |= {"first": jobs[0].id, "last": ids_of(jobs[-1])[-1]}
-                location = ""
-            else:
-                state = "scheduled" if jobs[0].delay else "queued"
-                said = {"id": jobs[0].id, "state": state, "queue": queue}
-                location = f"Location: /jobs/{jobs[0].id}\r\nJobgate-Id: {jobs[0].id}\r\n"
-            text = _json(said)
-            if not jobs:
-                answer(self._accepted(text, location))
-                return
+                text, location = _json(said), ""
+                if not jobs:
+                    answer(self._accepted(text, location))
+                    return
             if key is not None:
-                key = msgspec.structs.replace(
+                key = replace(
                     key, answer=_json([location, text.decode()]).decode(), keep=jobs[0].keep
                 )
             stored = self._gate.jobs.put(jobs, key=key)
@@ -147,9 +151,7 @@ class Pushes:
         answer(self._accepted(said.encode(), f"{location}Idempotency-Replayed: true\r\n"))
 
     def _accepted(self, text: bytes, fields: str) -> Response:
-        if self._gate.jobs.journal.durability == "memory":
-            fields += "Jobgate-Durability: memory\r\n"
-        return Response(202, "application/json", text, fields)
+        return Response(202, "application/json", text, fields + self._durability)
 
     @staticmethod
     def _by_line(exchange: Exchange) -> bool:
@@ -162,27 +164,30 @@ class Pushes:
     def _jobs(self, exchange: Exchange, road: Road, *, by_line: bool) -> list[NewJob]:
         """The jobs that a request is about, lines in lots, with what its headers ask for."""
         config = road.config
-        headers = exchange.head.headers
-        content_type = exchange.head.content_type
-        more: dict[str, Any] = {}
-        if not PUSH_FIELDS.isdisjoint(headers):
-            more = self._asked_for(headers)
-        more["attempts"] = config.attempts
-        more["expires"] = config.expires
-        more["keep"] = config.result_ttl
-        more["caller"] = exchange.token.name if exchange.token is not None else ""
-        more["once"] = config.retry == "never"
+        head = exchange.head
+        headers, content_type = head.headers, head.content_type
         queue = config.name
         checked = config.protocol == "lines"
-        if not by_line:
-            body = _as_line(exchange.body, content_type) if checked else exchange.body
-            return [NewJob(self._gate.new_id(), queue, body, content_type, **more)]
-        bodies = _lines(exchange.body)
+        body = exchange.body
+        bodies = _lines(body) if by_line else [body]
         if checked:
             bodies = [_as_line(body, content_type) for body in bodies]
-        ids = self._gate.new_ids(len(bodies))
-        like = NewJob("", queue, b"", content_type, **more)
-        return list(gather(like, ids, bodies))
+        like = NewJob(
+            id="" if by_line else self._gate.new_id(),
+            queue=queue,
+            body=b"" if by_line else bodies[0],
+            content_type=content_type,
+            attempts=config.attempts,
+            expires=config.expires,
+            keep=config.result_ttl,
+            caller=exchange.token.name if exchange.token is not None else "",
+            once=config.retry == "never",
+        )
+        if not PUSH_FIELDS.isdisjoint(headers):
+            like = replace(like, **self._asked_for(headers))
+        if not by_line:
+            return [like]
+        return list(gather(like, self._gate.new_ids(len(bodies)), bodies))
 
     @staticmethod
     def _asked_for(headers: dict[bytes, bytes]) -> dict[str, Any]:
@@ -235,7 +240,7 @@ class Pushes:
         done.addCallbacks(answer, self._not_done, errbackArgs=(command.queue, answer, command))
 
     async def _with_key(self, road: Road, command: Command, key: Key, asked: Asked) -> Response:
-        key = msgspec.structs.replace(key, keep=float(road.config.result_ttl))
+        key = replace(key, keep=float(road.config.result_ttl))
         done = await keyed.call(
             self._gate.jobs, road, command, key, shard=asked.shard, no_queue=asked.no_queue
         )
@@ -269,7 +274,7 @@ class Pushes:
             once=config.retry == "never",
         )
         if key is not None:
-            key = msgspec.structs.replace(key, keep=job.keep)
+            key = replace(key, keep=job.keep)
         stored = await jobs.put([job], key=key)
         name = job.id
         replayed = ""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["grow", "kept", "put", "remember"]
 
+_STORED: Final = Stored()
+
 _MUCH: Final = 1e10
 """Of anything that a job has a number of: what is more may be no number for a table."""
 
@@ -52,7 +54,7 @@ def put(
     if ledger.careful or linked:
         jobs = _unknown(ledger, jobs)
         if not jobs:
-            return Stored()
+            return _STORED
     if limits:
         _check_limits(ledger, jobs, limits)
     parents = _parents(ledger, jobs) if linked else None
@@ -71,7 +73,7 @@ def put(
         _add_linked(ledger, jobs, parents, claim, number, graph)
     if key is not None:
         remember(ledger, key, graph or jobs[0].id)
-    return Stored()
+    return _STORED
 
 
 def grow(ledger: Ledger, row: Row, jobs: Sequence[NewJob]) -> None:
@@ -131,9 +133,9 @@ def remember(ledger: Ledger, key: Key, target: str) -> None:
 
 def _is_plain(ledger: Ledger, jobs: Sequence[NewJob]) -> bool:
     """Whether it is one new job that the tables will surely take, whenever they are given it."""
-    (job, *more) = jobs
+    job = jobs[0]
     return (
-        not (more or job.ids or job.needs or job.name)
+        not (len(jobs) > 1 or job.ids or job.needs or job.name)
         and type(job.body) is bytes
         and f"{job.content_type}{job.headers}{job.caller}{job.callback}".isascii()
         and max(job.priority, job.attempts, job.delay, job.expires, job.keep) <= _MUCH

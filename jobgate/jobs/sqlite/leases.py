@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from jobgate.jobs.journal import Leased
 from jobgate.jobs.sqlite.entering import kept, remember
+from jobgate.jobs.sqlite.lendings import pairs
 from jobgate.jobs.sqlite.running import conclude, may_start, taken
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def lease(ledger: Ledger, lots: Sequence[tuple[Sequence[str], int]], terms: Leas
             lending.rows.append(row)
     if not lending.rows:
         ledger.lendings.freed(lending.seq)
-    return _leased(lending)
+    return Leased(lending.id, until / 1000, pairs(lending.rows))
 
 
 def leased(ledger: Ledger, id_: str) -> Leased | None:

@@ -25,6 +25,7 @@ from jobgate.jobs.sqlite.rows import (
     NEEDED,
     ROW,
     SPOKEN,
+    STATES,
     WAITING,
     Row,
     alarm,
@@ -105,6 +106,8 @@ class Ledger:
         self._owed = 0
         self._fresh: dict[tuple[object, ...], Alike] = {}
         self._new: set[str] = set()
+        self._latest = ""
+        self._of_latest: set[str] = set()
         self._alone: list[str] = []
         self._any_lots: bool | None = None
         self._lots: list[tuple[object, ...]] = []
@@ -168,8 +171,10 @@ class Ledger:
         return row.state == State.RUNNING and (not row.lease or row.lease in self.lendings)
 
     def _settled(self) -> list[Change]:
-        for queue, more in self._more.items():
-            self.waiting[queue] = self.waiting.get(queue, 0) + more
+        if self._more:
+            for queue, more in self._more.items():
+                self.waiting[queue] = self.waiting.get(queue, 0) + more
+            self._more.clear()
         for seq, row in self._touched.items():
             if row.state == HELD:
                 self._held.add(seq)
@@ -179,9 +184,8 @@ class Ledger:
                 self._unwritten[seq] = row
             elif not self._stays(row):
                 self._let_go(row)
-        changes, self.changes = self.changes, []
         self._touched.clear()
-        self._more.clear()
+        changes, self.changes = self.changes, []
         return changes
 
     def rollback(self) -> None:
@@ -235,9 +239,18 @@ class Ledger:
     # --- reading
 
     def seen(self, id_: str) -> bool:
-        """Whether there is such a job, or may be; asked of the tables without waiting for them."""
+        """
+        Whether there is such a job, or may be; asked of the tables without waiting for them.
+
+        Ids can be sorted by time: most are newer than all that have come before.
+        """
+        made = lots.stem(id_)
+        if made > self._latest:
+            return False
         if id_ in self._new:
             return True
+        if made == self._latest:
+            return id_ in self._of_latest
         if self._db.execute("SELECT 1 FROM job WHERE id = ?", (id_,)).fetchone():
             return True
         return self._any_lots is not False and lots.containing(self._db, id_) is not None
@@ -493,7 +506,7 @@ class Ledger:
             ValueError: That state may not follow: a bug.
         """
         before = row.state
-        was, now = public(before), public(state)
+        was, now = STATES[before], STATES[state]
         if was is not now:
             if now not in FOLLOWS[was]:
                 message = f"job {row.id} cannot go from {was.word} to {now.word}"
@@ -527,7 +540,7 @@ class Ledger:
         if now >= TERMINAL:
             row.alarm = row.finished + row.keep if now is not State.DEAD else 0
         else:
-            row.alarm = alarm(state, row.due, row.expires)
+            row.alarm = 0 if now is State.RUNNING else alarm(state, row.due, row.expires)
         self._mark(row, STATE)
 
     def begin(self, row: Row, attempt: int, worker: str) -> None:
@@ -539,9 +552,9 @@ class Ledger:
         row.dirty |= START
 
     def lend(self, row: Row, lease: int) -> None:
-        """A job that runs does so under a lease."""
+        """A job that has just begun runs under a lease."""
         row.lease = lease
-        self._mark(row, LEASE)
+        row.dirty |= LEASE
 
     def settle(self, row: Row, ending: Ending) -> None:
         """What a job's attempt, or its waiting, has come to."""
@@ -566,10 +579,11 @@ class Ledger:
     ) -> None:
         """A job is over."""
         row.finished = self.now
+        bits = END
         if row.due or row.lease:
             self.lendings.freed(row.lease)
             row.due = row.lease = 0
-            self._mark(row, LEASE)
+            bits |= LEASE
         text = None if error is None else encode(error).decode()
         seq = row.seq
         status: str | int
@@ -582,7 +596,7 @@ class Ledger:
             self._owed += len(reply.body) >> _WEIGHT
             status = reply.status
         self.move(row, state, status)
-        row.dirty |= END
+        row.dirty |= bits
         if row.graph:
             self._live[row.graph] = self._live.get(row.graph, 0) - 1
         if row.flags & NEEDED:
@@ -681,6 +695,11 @@ class Ledger:
         if len(self._new) < before + len(ids):
             message = f"job {ids[0]}, or one with it, is put twice at once"
             raise ValueError(message)
+        made = lots.stem(ids[0])
+        if made > self._latest:
+            self._latest, self._of_latest = made, set(ids)
+        elif made == self._latest:
+            self._of_latest.update(ids)
 
     def _are_unknown(self) -> None:
         """

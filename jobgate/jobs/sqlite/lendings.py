@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from jobgate.jobs.sqlite.ledger import Ledger
     from jobgate.jobs.sqlite.rows import Row
 
-__all__ = ["Lending", "Lendings"]
+__all__ = ["Lending", "Lendings", "pairs"]
+
+Pairs = tuple[tuple[str, int], ...]
 
 _KEPT: Final = 4096
 """Leases at most, between two transactions."""
@@ -42,7 +44,7 @@ class Lending(msgspec.Struct, gc=False):
     Attributes:
         until: When it lapses or, once it has been ended, is forgotten; milliseconds.
         ended: 1 once all that it covered was ended through it.
-        covered: `(id, attempt)` of that, as JSON.
+        covered: `(id, attempt)` of that.
         rows: What it was given for, in order.
     """
 
@@ -50,7 +52,7 @@ class Lending(msgspec.Struct, gc=False):
     id: str
     until: int
     ended: int
-    covered: str
+    covered: Pairs
     rows: list[Row]
 
     @property
@@ -60,16 +62,14 @@ class Lending(msgspec.Struct, gc=False):
         return [row for row in self.rows if row.lease == seq and row.state == State.RUNNING]
 
     @property
-    def pairs(self) -> tuple[tuple[str, int], ...]:
+    def pairs(self) -> Pairs:
         """`(id, attempt)` of what it covers or, once it has been ended, covered then."""
-        if self.ended:
-            return decode(self.covered, type=tuple[tuple[str, int], ...])
-        return _pairs(self.live)
+        return self.covered if self.ended else pairs(self.live)
 
     def end(self, until: int, rows: Sequence[Row]) -> None:
         """All of these, which it covered, have been ended."""
         self.ended, self.until = 1, until
-        self.covered = encode(_pairs(rows)).decode()
+        self.covered = pairs(rows)
 
 
 class Lendings:
@@ -97,7 +97,7 @@ class Lendings:
         if not self._next:
             db = self._ledger.db
             ((self._next,),) = db.execute("SELECT ifnull(max(seq), 0) + 1 FROM lease")
-        lending = Lending(self._next, id_, until, 0, "[]", [])
+        lending = Lending(self._next, id_, until, 0, (), [])
         self._next += 1
         self._keep(lending)
         self._dirty[lending.seq] = lending
@@ -116,7 +116,7 @@ class Lendings:
         if found is None:
             return None
         seq, until, ended, covered = found
-        lending = Lending(seq, id_, until, ended, covered, [])
+        lending = Lending(seq, id_, until, ended, decode(covered, type=Pairs), [])
         if not lending.ended:
             lending.rows = ledger.load(
                 "WHERE job.lease = ? AND job.lease > 0 AND job.state = 3"
@@ -146,7 +146,7 @@ class Lendings:
         """Bring the table up to date."""
         if self._dirty:
             rows = [
-                (each.seq, each.id, each.until, each.ended, each.covered)
+                (each.seq, each.id, each.until, each.ended, encode(each.covered).decode())
                 for each in self._dirty.values()
             ]
             write_rows(db, _TABLE, rows)
@@ -178,5 +178,6 @@ class Lendings:
         self._by_seq[lending.seq] = lending
 
 
-def _pairs(rows: Sequence[Row]) -> tuple[tuple[str, int], ...]:
+def pairs(rows: Sequence[Row]) -> Pairs:
+    """`(id, attempt)` of each of their jobs."""
     return tuple([(id_, row.attempt) for row in rows for id_ in row.ids or (row.id,)])

@@ -21,6 +21,7 @@ __all__ = [
     "ONCE",
     "ROW",
     "SPOKEN",
+    "STATES",
     "WAITING",
     "Row",
     "alarm",
@@ -31,9 +32,9 @@ __all__ = [
 
 HELD: Final = 9
 """`QUEUED`, and taken by this gate: known in RAM only, so that to take stores nothing."""
-_PUBLIC: Final[tuple[State, ...]] = (*State, State.QUEUED, State.QUEUED)
-"""By a row's state, with a gap at 8."""
-WAITING: Final = (State.BLOCKED, State.SCHEDULED, State.QUEUED, HELD)
+STATES: Final[tuple[State, ...]] = (*State, State.QUEUED, State.QUEUED)
+"""What others see, by a row's state; with a gap at 8."""
+WAITING: Final = frozenset({State.BLOCKED, State.SCHEDULED, State.QUEUED, HELD})
 
 CALL: Final = 1
 """In the column `flags`: a caller is attached."""
@@ -103,7 +104,7 @@ ROW: Final = (
 
 def public(state: int) -> State:
     """What others see of the column `state`."""
-    return _PUBLIC[state]
+    return STATES[state]
 
 
 def alarm(state: int, due: int, expires: int) -> int:
