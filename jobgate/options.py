@@ -16,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
+import msgspec
 from twisted.python import usage
 
 from jobgate.config import from_tables, load, to_toml
@@ -134,7 +135,9 @@ def configuration(options: Any) -> GateConfig:  # noqa: ANN401 (a dict whose val
     # The file is good, so what is wrong now came with the options.
     effective = from_tables(merged, "options", base)
     _check_endpoints(effective)
-    return effective
+    # What only shows once it is started may be wrong in either.
+    place = "options" if path is None else f"{path} and options"
+    return msgspec.structs.replace(effective, source=place)
 
 
 def _file(options: Any) -> tuple[Path | None, dict[str, Any]]:  # noqa: ANN401 (as above)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -107,22 +107,21 @@ class JobgateService(Service):
     def _open(self) -> None:
         if self.gate is not None:
             return
+        config = self._config
         try:
-            self.gate = Gate(self._config, self._reactor)
+            self.gate = Gate(config, self._reactor)
         except OSError as error:
-            message = f"gate.audit: found {self._config.gate.audit!r}: {error.strerror}"
-            raise StartError(message) from None
+            raise StartError(str(_no_audit(config, error))) from None
         self.server = HTTPServer(self.gate)
         problems: list[Failure] = []
-        self.gate.open().addErrback(problems.append)
+        self.gate.open().addErrback(_wrong, config, "store").addErrback(problems.append)
+        if not problems:
+            self.server.listen().addErrback(_wrong, config, "listen").addErrback(problems.append)
+        if not problems:
+            opened = self.gate.listen()
+            opened.addErrback(_wrong, config, "worker_listen").addErrback(problems.append)
         if problems:
-            raise StartError(f"gate.store: {_explain(problems[0])}")
-        self.server.listen().addErrback(problems.append)
-        if problems:
-            raise StartError(f"gate.listen: {_explain(problems[0])}")
-        self.gate.listen().addErrback(problems.append)
-        if problems:
-            raise StartError(f"gate.worker_listen: {_explain(problems[0])}")
+            raise StartError(str(problems[0].value))
 
     def _start_workers(self) -> None:
         assert self.gate is not None, "made by _open"
@@ -177,14 +176,14 @@ class JobgateService(Service):
             return
         try:
             config = self._reread()
-            if config.gate.audit:
-                Audit(config.gate.audit).close()
-        except (ConfigError, OSError) as error:
+            _try_audit(config)
+        except ConfigError as error:
             self._log.error("nothing is changed: {why}", why=str(error))
             return
-        server = self.server
         done = maybeDeferred(gate.reception.listen, config.gate.worker_listen)
-        done.addCallback(lambda _: server.relisten(config))
+        done.addErrback(_wrong, config, "worker_listen")
+        relisten = self.server.relisten
+        done.addCallback(lambda _: relisten(config).addErrback(_wrong, config, "listen"))
         done.addCallback(lambda _: self._apply(config))
         done.addErrback(self._not_applied)
 
@@ -254,6 +253,35 @@ def _demo(address: str) -> str:
     from jobgate.demo import invitation
 
     return invitation(address)
+
+
+def _wrong(failure: Failure, config: GateConfig, key: str) -> NoReturn:
+    """
+    Raises:
+        ConfigError: Names where the key is, the key, and why its value will not do.
+    """
+    raise ConfigError(f"{_place(config)}gate.{key}: {_explain(failure)}")
+
+
+def _try_audit(config: GateConfig) -> None:
+    """
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    try:
+        if config.gate.audit:
+            Audit(config.gate.audit).close()
+    except OSError as error:
+        raise _no_audit(config, error) from None
+
+
+def _no_audit(config: GateConfig, error: OSError) -> ConfigError:
+    found = f"found {config.gate.audit!r}, wanted a file that can be written"
+    return ConfigError(f"{_place(config)}gate.audit: {found} ({error.strerror})")
+
+
+def _place(config: GateConfig) -> str:
+    return f"{config.source}: " if config.source else ""
 
 
 def _explain(failure: Failure) -> str:

@@ -182,8 +182,26 @@ def test_a_bad_file_is_one_line(
     [
         ("[queues.q]\ncomand = ['x']\n", ["jobgate.toml", "queues.q.comand", "command"]),
         ("[gate]\nlisten = ['tcp:0']\n", ["jobgate.toml", "gate.listen", "loopback", "insecure"]),
-        ("[gate]\nlisten = ['nonsense:1:interface=127.0.0.1']\n", ["gate.listen", "nonsense"]),
-        ("[gate]\naudit = '/no/such/folder/audit'\n", ["gate.audit", "/no/such/folder/audit"]),
+        (
+            "[gate]\nlisten = ['nonsense:1:interface=127.0.0.1']\n",
+            ["jobgate.toml: gate.listen: found ", "nonsense"],
+        ),
+        (
+            "[gate]\naudit = '/no/such/folder/audit'\n",
+            ["jobgate.toml: gate.audit: found ", "/no/such/folder/audit", "wanted a file"],
+        ),
+        (
+            "[gate]\nstore = 'sqlite:/no/such/folder/jobs.db'\n",
+            ["jobgate.toml: gate.store: ", "/no/such/folder"],
+        ),
+        (
+            "[gate]\nlisten = ['unix:/no/such/folder/socket']\n",
+            ["jobgate.toml: gate.listen: found /no/such/folder/socket"],
+        ),
+        (
+            "[gate]\nlisten = ['unix:callers']\nworker_listen = ['unix:/no/such/folder/socket']\n",
+            ["jobgate.toml: gate.worker_listen: found /no/such/folder/socket"],
+        ),
     ],
 )
 def test_a_bad_file_ends_the_program(tmp_path: Path, config: str, said: list[str]) -> None:
@@ -942,6 +960,8 @@ def test_sighup_with_a_bad_file_changes_nothing(start_gate: Callable[..., Progra
         ("[queues.q]\ncomand = 3\n", "comand"),
         ("not TOML", "not TOML"),
         ("[queues.q]\ncommand = ['x']\nworkers = 0\n", "workers"),
+        ("[gate]\naudit = '/no/such/folder/audit'\n", "gate.audit: found .*/no/such/folder/audit"),
+        ("[gate]\nworker_listen = ['unix:/no/such']\n", "gate.worker_listen: found .*/no/such"),
     ]:
         gate.write_config(config)
         gate.signal(signal.SIGHUP)
