@@ -24,6 +24,7 @@ __all__ = [
     "WAITING",
     "Batch",
     "Command",
+    "Hold",
     "Input",
     "Lot",
     "Reply",
@@ -172,6 +173,7 @@ class ReplyStream:
 
     def __init__(self, hold: Hold | None = None) -> None:
         self._hold = hold
+        self._holding = False
         self._chunks: list[bytes | bytearray] = []
         self._ended = False
         self._end: Failure | None = None
@@ -193,11 +195,15 @@ class ReplyStream:
 
     def pause(self) -> bool:
         """Ask the worker for no more for now; False if that would hold up other commands."""
-        return self._hold is not None and self._hold(on=True)
+        if self._hold is None:
+            return False
+        self._holding = self._hold(on=True)
+        return self._holding
 
     def resume(self) -> None:
-        """Take more from the worker."""
-        if self._hold is not None:
+        """Take more from the worker, if it is this stream that has it wait."""
+        if self._hold is not None and self._holding:
+            self._holding = False
             self._hold(on=False)
 
     def chunk(self, data: bytes | bytearray) -> None:
@@ -213,12 +219,15 @@ class ReplyStream:
             self._log.failure("the reader of a streamed reply failed")
             self._on_chunk = None
             self._ended = True
+            self.resume()
 
     def end(self, failure: Failure | None = None) -> None:
         """Nothing more will come; only the first call counts."""
         if self._ended:
             return
         self._ended, self._end = True, failure
+        # Whatever the reader has yet to read: the worker has others to answer.
+        self.resume()
         if self._on_end is not None:
             self._on_end(failure)
 

@@ -277,8 +277,6 @@ class FrontDoor(Protocol):
         self._outbox.send(self._head(exchange, response, None))
 
         def send(data: bytes | bytearray) -> None:
-            if self._outbox.unsent > _MAX_UNREAD and not self._paused:
-                self._pause(stream)
             if chunked:
                 self._outbox.send(b"%x\r\n" % len(data))
                 self._outbox.send(data, b"\r\n")
@@ -287,11 +285,14 @@ class FrontDoor(Protocol):
 
         def on_chunk(data: bytes | bytearray) -> None:
             if exchange is self._current and data and not self._gone and not bodiless:
+                if self._outbox.unsent > _MAX_UNREAD and not self._paused:
+                    self._pause(stream)
                 send(as_event(data) if response.events else data)
 
         def on_end(failure: Failure | None) -> None:
             if exchange is not self._current:
                 return
+            self._paused = None
             if failure is not None and not response.events:
                 # Without chunks, only a reset tells the caller that this was not all.
                 if chunked:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobgate.command import ReplyStream
+from jobgate.command import Hold, ReplyStream
 from jobgate.config import GateConfig, GateSettings
-from jobgate.errors import WorkerDied
+from jobgate.errors import WorkerDied, WorkerTimeout
 from jobgate.gate import Gate
 from jobgate.testing import SpawningReactor, inline_journal
 from jobgate.web.exchange import Exchange, Response
@@ -564,15 +564,43 @@ class AnswerTests(DoorCase):
         self.hold = True
 
     def streamed(
-        self, *, events: bool = False, room: float = float("inf"), request: bytes = GET
+        self,
+        *,
+        events: bool = False,
+        room: float = float("inf"),
+        request: bytes = GET,
+        hold: Hold | None = None,
     ) -> tuple[Any, FakeTransport, ReplyStream]:
         door, transport = self.connect(room)
         door.dataReceived(request)
         response = Response(200, "text/plain")
-        response.stream = ReplyStream()
+        response.stream = ReplyStream(hold)
         response.events = events
         self.served[-1].answer(response)
         return door, transport, response.stream
+
+    def test_a_stream_that_ends_while_it_is_held(self) -> None:
+        """Its worker is let go at once; the reader still gets what there is, and how it ended."""
+        holds: list[bool] = []
+
+        def hold(*, on: bool) -> bool:
+            holds.append(on)
+            return True
+
+        for events in (False, True):
+            holds.clear()
+            _, transport, stream = self.streamed(events=events, room=50, hold=hold)
+            for _ in range(20):
+                stream.chunk(b"x" * 100_000)
+            self.assertEqual(holds, [True])
+            stream.end(Failure(WorkerTimeout("too long")))
+            self.assertEqual(holds, [True, False])
+            self.wait(1.5)
+            self.assertFalse(transport.aborted)
+            transport.reads()
+            self.assertEqual(transport.sent.count(b"event: error"), events)
+            self.assertEqual(holds, [True, False])
+            self.end(transport)
 
     def test_slow_reader_pipelined(self) -> None:
         """
