@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 
+from jobgate.loop import together
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -218,7 +220,7 @@ class WorkerInput:
                 self._now(pieces)
             else:
                 if not self._gathered:
-                    self._clock.callLater(0, self.flush)
+                    together(self._clock, self.flush)
                 self._gathered += pieces
         return offered
 
