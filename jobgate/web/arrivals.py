@@ -234,8 +234,8 @@ class Arrivals:
         first = known and _PLAIN.match(data, 0, line)
         if not known or not first:
             return None
-        head = Head(first[1], first[2], known.headers, keep_alive=known.keep_alive)
-        if not first[2].startswith(_ONE_TIME):
+        head = known.like(first[1], first[2])
+        if not head.target.startswith(_ONE_TIME):
             self._keep(self._server.heads, data[:end], head)
         return head
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from jobgate.errors import JobgateError
     from jobgate.gate.tokens import Token
 
+    Handle = Callable[["Exchange", str, Callable[["Response"], None]], None]
+    """Serves a request about something with a name."""
+
 __all__ = ["NO_HEAD", "Exchange", "Head", "Response", "json_response", "phrase"]
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
@@ -87,7 +90,7 @@ class Head:
     """
     The head of a request, as it has been parsed and found well-formed.
 
-    Callers repeat their heads, so one object may serve many requests: it is never
+    Callers repeat their heads, so one object may serve many requests: what it says is never
     changed once it is made.
 
     Attributes:
@@ -98,10 +101,11 @@ class Head:
         keep_alive: The caller wants to go on using the connection.
         length: `Content-Length`, 0 without one.
         content_type: `Content-Type`, or what is meant by none.
+        way: Who serves such requests, and the name that they are about, once that is known.
     """
 
     __slots__ = (
-        "content_type", "headers", "http10", "keep_alive", "length", "method", "target",
+        "content_type", "headers", "http10", "keep_alive", "length", "method", "target", "way",
     )  # fmt: skip
 
     def __init__(
@@ -120,6 +124,20 @@ class Head:
         self.keep_alive = keep_alive
         self.length = int(headers.get(b"content-length", 0))
         self.content_type = headers.get(b"content-type", b"").decode("latin-1") or _OCTETS
+        self.way: tuple[Handle, str] | None = None
+
+    def like(self, method: bytes, target: bytes) -> Head:
+        """The same but for its first line."""
+        head = Head.__new__(Head)
+        head.method = method
+        head.target = target
+        head.headers = self.headers
+        head.http10 = self.http10
+        head.keep_alive = self.keep_alive
+        head.length = self.length
+        head.content_type = self.content_type
+        head.way = None
+        return head
 
     @property
     def path(self) -> bytes:

@@ -80,7 +80,7 @@ class Outbox:
         if not self._draining:
             taken = self._now(head, body)
             size = len(head)
-            if taken == size + len(body):
+            if taken == (size + len(body) if body else size):
                 return
             if taken < size:
                 self._keep(memoryview(head)[taken:])
@@ -137,7 +137,7 @@ class Outbox:
         except OSError:
             # Gone: Twisted finds out by reading, and tells everyone in good order.
             return len(head) + len(body)
-        return int(sent)
+        return sent  # type: ignore[no-any-return]
 
     def _keep(self, piece: memoryview) -> None:
         if piece:

@@ -186,8 +186,12 @@ class HTTPServer(Factory):
 
     def serve(self, exchange: Exchange) -> None:
         """Send a request its way: the short one if it is hot and plain, else Klein's."""
-        if self._short is not None and (hot := self._short.find(exchange.head)) is not None:
-            handle, name = hot
+        head = exchange.head
+        way = head.way
+        if way is None and self._short is not None:
+            way = head.way = self._short.find(head)
+        if way is not None:
+            handle, name = way
             handle(exchange, name, exchange.answer)
             return
         try:

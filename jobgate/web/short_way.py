@@ -19,19 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
     from jobgate.web.calls import Calls
-    from jobgate.web.exchange import Exchange, Head, Response
+    from jobgate.web.exchange import Exchange, Handle, Head, Response
     from jobgate.web.pulls import Pulls
     from jobgate.web.pushes import Pushes
 
-    Handle = Callable[[Exchange, str, Callable[[Response], None]], None]
-    """Serves a request about something with a name."""
     Answer = Coroutine[Deferred[object], object, Response]
 
 __all__ = ["ShortWay"]
 
 _PLAIN = re.compile(rb"/(push|pull|jobs|leases)/([A-Za-z0-9._-]+)(?:/(reply|ack))?(?:\?[^#]*)?\Z")
-_LEARNT, _SHORT = 1024, 256
-"""Targets that come to be known by heart, at most, and the bytes that one may have for that."""
 
 
 class ShortWay:
@@ -52,8 +48,6 @@ class ShortWay:
             self._posts[f"/call/{name}".encode()] = calls.call, name
             for query in ("", "?each=line"):
                 self._posts[f"/push/{name}{query}".encode()] = pushes.push, name
-        self._gets: dict[bytes, tuple[Handle, str]] = {}
-        self._left = _LEARNT
         self._routes: dict[tuple[bytes, bytes, bytes | None], Handle] = {
             (b"POST", b"push", None): pushes.push,
             (b"GET", b"pull", None): pulls.pull,
@@ -65,8 +59,7 @@ class ShortWay:
     def find(self, head: Head) -> tuple[Handle, str] | None:
         """Who serves this request, and the name that it is about; None if Klein does."""
         method, target = head.method, head.target
-        by_heart = self._posts if method == b"POST" else self._gets if method == b"GET" else {}
-        known = by_heart.get(target)
+        known = self._posts.get(target) if method == b"POST" else None
         if known is not None:
             return known
         plain = _PLAIN.match(target)
@@ -74,13 +67,7 @@ class ShortWay:
             return None
         verb, name, rest = plain.groups()
         handle = self._routes.get((method, verb, rest))
-        if handle is None:
-            return None
-        known = handle, name.decode()
-        if rest is None and self._left and len(target) <= _SHORT:
-            self._left -= 1
-            by_heart[target] = known
-        return known
+        return None if handle is None else (handle, name.decode())
 
 
 def _answering(route: Callable[[Exchange, str], Answer]) -> Handle:
