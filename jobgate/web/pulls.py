@@ -177,7 +177,7 @@ class Pulls:
         self._take(exchange, road, terms, key, following_one.callback, following_one.errback)
         try:
             return await following_one
-        except errors.StoreUnavailable:
+        except (errors.StoreUnavailable, errors.ShuttingDown):
             # The reply has been taken, and an error would have it given again: there is nothing
             # to be had now, and why, the next pull hears.
             return Response(204, "", fields="Cache-Control: no-store\r\n")
@@ -258,6 +258,10 @@ class Pulls:
 
         def done(commands: list[Command]) -> None:
             try:
+                if late and not commands:
+                    # Nobody may wait any more, so 204 would have it asked again and again.
+                    message = "the gate finishes what it has, and there is nothing to pull of that"
+                    raise errors.ShuttingDown(message)  # noqa: TRY301 (as what follows may)
                 self._hand_over(commands, exchange, road, terms, key, pull, answer, not_done)
             except Exception:  # noqa: BLE001 (whatever it is, the puller must get an answer)
                 not_done(Failure())
@@ -272,6 +276,7 @@ class Pulls:
             over=self._gate.leases.over,
         )
         waiting = exchange.on_lost
+        late = self._gate.draining
 
         def left() -> None:
             pull.leave()

@@ -142,6 +142,20 @@ class LeaseRequestsTests(JobsCase):
         self.refused(self.reply_and_next(name, lease, idempotency_key=""), errors.BadRequest)
         self.assertEqual(self.done(self.reply_and_next(name, lease)).status, 204)
 
+    def test_drain(self) -> None:
+        """Who waits when it begins is told that there is nothing; who comes later, why."""
+        name = self.push()
+        lease = self.said(self.pull(), "Jobgate-Lease")
+        waiting: list[Response] = []
+        self.pulls.pull(request(b"/pull/q?wait=9"), "q", waiting.append)
+        drained = self.gate.drain()
+        self.assertEqual([answer.status for answer in waiting], [204])
+        late = self.pull(b"wait=9")
+        self.assertEqual((late.status, late.close), (503, True))
+        self.assertEqual(json.loads(late.body)["type"], "/problems/shutting-down")
+        self.assertEqual(self.done(self.reply_and_next(name, lease)).status, 204)
+        self.successResultOf(drained)
+
     def test_the_store_fails_in_between(self) -> None:
         """A reply that has been taken is not answered with an error: it would be sent again."""
         name = self.push()
