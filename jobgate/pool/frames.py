@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from jobgate.command import DONE, Reply, ReplyStream
+from jobgate.command import DONE, Reply
 from jobgate.errors import Unprocessable
 from jobgate.pool.conversation import Conversation, Transport
 from jobgate.pool.metas import OCTETS, read_failure, read_hello, read_progress, read_said
+from jobgate.stream import ReplyStream
 from jobgate.wire import frames
 from jobgate.wire.frames import CHUNK, COMMAND, REPLY, Frame, FrameDecoder, WireError
 

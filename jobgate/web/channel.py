@@ -28,7 +28,7 @@ from jobgate.web.problems import problem
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-    from jobgate.command import ReplyStream
+    from jobgate.stream import ReplyStream
     from jobgate.web.exchange import Exchange, Response
     from jobgate.web.server import HTTPServer
 

@@ -15,9 +15,9 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jobgate.command import ReplyStream
     from jobgate.errors import JobgateError
     from jobgate.gate.tokens import Token
+    from jobgate.stream import ReplyStream
 
     Handle = Callable[["Exchange", str, Callable[["Response"], None]], None]
     """Serves a request about something with a name."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from jobgate.command import ReplyStream
 from jobgate.jobs.job import TERMINAL, State
+from jobgate.stream import ReplyStream
 from jobgate.web.events import as_event
 from jobgate.web.exchange import Response
 from jobgate.web.job_views import progress_of

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobgate.command import Hold, ReplyStream
 from jobgate.config import GateConfig, GateSettings
 from jobgate.errors import WorkerDied, WorkerTimeout
 from jobgate.gate import Gate
+from jobgate.stream import Hold, ReplyStream
 from jobgate.testing import SpawningReactor, inline_journal
 from jobgate.web.exchange import Exchange, Response
 from jobgate.web.server import HTTPServer

@@ -14,9 +14,10 @@ from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobgate import errors
-from jobgate.command import DONE, RUNNING, WAITING, Command, Reply, ReplyStream
+from jobgate.command import DONE, RUNNING, WAITING, Command, Reply
 from jobgate.gate.road import Road
 from jobgate.pool.roles import Loss
+from jobgate.stream import ReplyStream
 from jobgate.testing import Recorder
 from tests.unit.fakes import FakeWorker, SteppingClock, command, queue_config
 

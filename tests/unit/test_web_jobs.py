@@ -26,7 +26,7 @@ from jobgate.worker.patience import Patience
 from tests.unit.jobs_case import JobsCase
 
 if TYPE_CHECKING:
-    from jobgate.command import ReplyStream
+    from jobgate.stream import ReplyStream
     from jobgate.worker import Command
 
 ONE = {"command": ("w",), "workers": 1}
