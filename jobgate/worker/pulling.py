@@ -15,149 +15,26 @@ from __future__ import annotations
 import os
 import sys
 from _thread import start_new_thread
-from collections.abc import Mapping
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from jobgate.worker.answers import run_one
-from jobgate.worker.commands import BYTES, Command, Fail, Input
-from jobgate.worker.commands import describe as _describe
-from jobgate.worker.frames import CHUNK, DECLINE, FAIL, REPLY
+from jobgate.worker.commands import Fail, describe
 from jobgate.worker.line import Answer, Line, Lost
 from jobgate.worker.patience import Patience
-from jobgate.worker.quick_json import loads
+from jobgate.worker.pulled import Desk, Pulled, told
 from jobgate.worker.signals import take_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    from jobgate.worker.commands import Command
 
 __all__ = ["Puller"]
 
 _DECLINED = 1.0
 """Seconds for others to take what this worker has declined."""
-
-
-class _Inputs(Mapping[str, Input]):
-    """The replies of the jobs that a job needed: each is fetched when it is asked for."""
-
-    def __init__(self, line: Line, path: str) -> None:
-        self._line = line
-        self._path = f"{path}/inputs"
-        self._names: list[str] | None = None
-        self._found: dict[str, Input] = {}
-
-    def __getitem__(self, name: str) -> Input:
-        if name not in self._known():
-            raise KeyError(name)
-        if name not in self._found:
-            answer = self._get(f"{self._path}/{quote(name, safe='')}")
-            kind = answer.headers.get("Content-Type") or BYTES
-            self._found[name] = Input(answer.body, kind)
-        return self._found[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._known())
-
-    def __len__(self) -> int:
-        return len(self._known())
-
-    def _known(self) -> list[str]:
-        if self._names is None:
-            self._names = list(loads(self._get(self._path).body)["inputs"])
-        return self._names
-
-    def _get(self, path: str) -> Answer:
-        try:
-            answer = self._line.ask("GET", path)
-        except Lost as lost:
-            title = "an input could not be fetched"
-            raise Fail(title, str(lost)) from None
-        if answer is None or answer.status != 200:
-            title = "an input could not be fetched"
-            raise Fail(title, answer.why if answer else None)
-        return answer
-
-
-class _Desk:
-    """What the gate's end is to a handler: notes what it says, to be sent when it has ended."""
-
-    def __init__(self) -> None:
-        self.current: Command | None = None
-        self.batch: list[Command] = []
-        self.word = 0
-        self.meta = b""
-        self.body: Any = b""
-        self.grows = False
-        self._parts: list[bytes] = []
-
-    def glance(self) -> None:
-        """The thread that extends the lease hears of a cancellation."""
-
-    def tell(self, kind: int, number: int, meta: bytes = b"") -> None:
-        """Progress: the gate takes none of it from pullers."""
-
-    def send(self, kind: int, _number: int, meta: bytes = b"", body: Any = b"") -> None:  # noqa: ANN401
-        """Take a part, or the last word."""
-        self.meta = self.meta or meta
-        if kind == CHUNK:
-            self._parts.append(bytes(body))
-            return
-        self.word = kind
-        if kind == REPLY:
-            self.grows = b'"jobs"' in meta and "jobs" in loads(meta)
-        else:
-            self.meta = meta
-        self.body = b"".join([*self._parts, body]) if self._parts else body
-
-
-class _Pulled(Command):
-    """
-    A command with the lease that it is under.
-
-    Attributes:
-        lease: The header that says so.
-        path: Its address.
-        held: Since when the lease runs, at the latest.
-    """
-
-    __slots__ = ("_inputs", "held", "lease", "path")
-
-    def __init__(self, desk: _Desk, line: Line, queue: str, answer: Answer) -> None:
-        self.held = monotonic()
-        super().__init__(desk, 0, b"", answer.body, self.held)  # type: ignore[arg-type]
-        said = answer.headers
-        self.id = said["Jobgate-Id"]
-        self.queue = queue
-        self.content_type = said.get("Content-Type") or BYTES
-        self.attempt = int(said["Jobgate-Attempt"])
-        names = "traceparent", "jobgate-key"
-        self.headers = {name: said[name] for name in names if name in said}
-        self._deadline = float("inf")
-        self.lease = {"Jobgate-Lease": said["Jobgate-Lease"]}
-        self.path = f"/jobs/{quote(self.id, safe='')}"
-        self._inputs = _Inputs(line, self.path)
-
-    @property
-    def inputs(self) -> Mapping[str, Input]:  # type: ignore[override]
-        """The replies of the jobs that this one needed, by name; fetched when asked for."""
-        return self._inputs
-
-
-def _request(desk: _Desk) -> tuple[str, Any, dict[str, str]]:
-    """What is to be said of a command: the last part of the address, a body and headers."""
-    if desk.word == DECLINE:
-        return "decline", b"", {}
-    if desk.grows:
-        fail = Fail("a worker that pulls cannot make its graph grow", retry=False)
-        return "fail", _describe(fail), {"Content-Type": "application/json"}
-    if desk.word == FAIL:
-        return "fail", desk.meta, {"Content-Type": "application/json"}
-    facts = loads(desk.meta)
-    headers = {"Content-Type": facts["content_type"]}
-    if "status" in facts:
-        headers["Jobgate-Status"] = str(facts["status"])
-    return "reply", desk.body, headers
 
 
 def _new_key() -> dict[str, str]:
@@ -202,7 +79,7 @@ class Puller:
         self._url, self._queue = url, queue
         self._lease, self._wait = lease, wait
         self._terms = f"lease={_plain(lease)}&wait={_plain(wait)}"
-        self._current: _Pulled | None = None
+        self._current: Pulled | None = None
         self._asking = False
         self._leaving = False
         self._known = self._well = False
@@ -229,7 +106,7 @@ class Puller:
 
     # --- one exchange after the other
 
-    def _pull(self) -> _Pulled | None:
+    def _pull(self) -> Pulled | None:
         """The next command; None if none came, or the gate could not be asked."""
         began = monotonic()
         # The first answer is to come at once: it says whether all is well.
@@ -259,23 +136,23 @@ class Puller:
             self._patience.renew()
         return None
 
-    def _run(self, handler: Callable[[Command], object], command: _Pulled) -> _Pulled | None:
+    def _run(self, handler: Callable[[Command], object], command: Pulled) -> Pulled | None:
         """Run a command, tell what became of it; returns the next one, if that came at once."""
         desk: Any = command._link  # noqa: SLF001 - family
         self._current = desk.current = command
         try:
             run_one(desk, handler, command)
-            return self._tell(command, *_request(desk))
+            return self._tell(command, *told(desk))
         finally:
             self._current = desk.current = None
 
     def _tell(
         self,
-        command: _Pulled,
+        command: Pulled,
         way: str,
         body: Any,  # noqa: ANN401 (bytes, or a buffer of bytes)
         headers: dict[str, str],
-    ) -> _Pulled | None:
+    ) -> Pulled | None:
         """Say what became of a command until the gate has taken note of it."""
         given_up = monotonic() + self._lease
         repeated = False
@@ -304,7 +181,7 @@ class Puller:
                 repeated = True
             elif answer.status == 413 and way == "reply":
                 way, headers = "fail", command.lease
-                body = _describe(Fail("the reply is larger than the gate takes", retry=False))
+                body = describe(Fail("the reply is larger than the gate takes", retry=False))
             else:
                 if not (repeated and answer.status == 409):  # else it may have had this very reply
                     self._patience.say(
@@ -323,9 +200,9 @@ class Puller:
         assert answer is not None, "it is wanted"
         return answer
 
-    def _taken(self, answer: Answer) -> _Pulled:
+    def _taken(self, answer: Answer) -> Pulled:
         self._patience.renew()
-        return _Pulled(_Desk(), self._line, self._queue, answer)
+        return Pulled(Desk(), self._line, self._queue, answer)
 
     def _hold(self) -> None:
         """Extend leases for as long as their commands are run: the helper thread."""
@@ -337,7 +214,7 @@ class Puller:
                 continue
             self._extend(command, f"{command.path}/{path}")
 
-    def _extend(self, command: _Pulled, path: str) -> None:
+    def _extend(self, command: Pulled, path: str) -> None:
         """Extend the lease of a command that is still run."""
         begun = monotonic()
         try:
