@@ -1,10 +1,11 @@
 """
-`jobgate.pool`: lifecycle, back-off and what a worker says aside.
+`jobgate.pool`: lifecycle, back-off, whose turn it is in a rollout, and what a worker says aside.
 """
 
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from jobgate.pool.backoff import Backoff
 from jobgate.pool.lifecycle import TABLE, Event, IllegalEventError, State, after
+from jobgate.pool.post import Post
 from jobgate.pool.report import Output
+from jobgate.pool.rollout import Rollouts
 
 S, E = State, Event
 
@@ -92,6 +95,92 @@ class BackoffTests(SynchronousTestCase):
         backoff.lived()
         self.assertFalse(backoff.looping)
         self.assertEqual(backoff.died(), 0.0)
+
+
+class Hand:
+    """A worker of which only its terms are known."""
+
+    def __init__(self, config: object, generation: int = 0) -> None:
+        self.config = config
+        self.generation = generation
+
+
+class RolloutsTests(SynchronousTestCase):
+    """Who is stale, and whose turn it is."""
+
+    def setUp(self) -> None:
+        """Three posts, each with a worker of the first terms."""
+        terms: Any = "old"
+        self.rollouts = Rollouts(terms)
+        self.posts = [Post(number, f"q-{number + 1}") for number in range(3)]
+        for post in self.posts:
+            post.worker = self.hand("old")
+
+    def hand(self, terms: object, generation: int = 0) -> Any:
+        """A worker that was started so."""
+        return Hand(terms, generation)
+
+    def turn(self, *wanted: int) -> int | None:
+        """The number of the post whose turn it is."""
+        post = self.rollouts.turn(self.posts, wanted or range(3))
+        return None if post is None else post.number
+
+    def begin(self, cause: str = "config") -> bool:
+        """Begin a rollout for all of them."""
+        return self.rollouts.begin(cause, self.posts, range(3))
+
+    def replace(self, number: int) -> None:
+        """Somebody of the present terms takes over."""
+        rollouts = self.rollouts
+        self.posts[number].worker = self.hand(rollouts.terms, rollouts.generation)
+
+    def test_nobody_is_stale(self) -> None:
+        """Then nothing is begun, and it is nobody's turn."""
+        self.assertEqual((self.begin(), self.turn(), self.rollouts.last), (False, None, None))
+
+    def test_a_canary_then_one_by_one(self) -> None:
+        """While the canary is on trial, or somebody is being started, nobody else's turn comes."""
+        self.rollouts.generation += 1
+        self.assertTrue(self.begin("reload"))
+        self.assertEqual((self.turn(), self.rollouts.cause), (0, "reload"))
+        self.assertTrue(self.rollouts.wants_canary)
+        self.posts[0].next = canary = self.hand("old", 1)
+        self.assertEqual(self.turn(), None)
+        self.rollouts.put_on_trial(canary)
+        self.assertEqual((self.rollouts.trial, self.rollouts.wants_canary), (canary, False))
+        self.assertEqual(self.turn(), None)
+        self.rollouts.passed()
+        self.posts[0].worker, self.posts[0].next = canary, None
+        self.assertEqual((self.turn(), self.turn(0, 2)), (1, 2))
+        self.replace(1)
+        self.replace(2)
+        self.assertEqual(self.turn(), None)
+        assert self.rollouts.last is not None
+        self.assertEqual((self.rollouts.last.state, self.rollouts.last.total), ("done", 3))
+
+    def test_a_failure_is_the_end(self) -> None:
+        """Whoever is stale stays so; what fails later changes nothing about the reason."""
+        self.rollouts.terms = "new"  # type: ignore[assignment]
+        self.begin()
+        self.rollouts.failed("q-1: no")
+        self.rollouts.failed("q-2: no")
+        assert self.rollouts.last is not None
+        self.assertEqual((self.rollouts.last.state, self.rollouts.last.why), ("stopped", "q-1: no"))
+        self.assertEqual(self.turn(), None)
+
+    def test_a_canary_of_the_terms_that_hold(self) -> None:
+        """It is the next rollout's, too; one of others is not, nor one that was sent away."""
+        for terms, kept in (("new", True), ("newer", False)):
+            self.rollouts.terms = "new"  # type: ignore[assignment]
+            self.begin()
+            canary = self.hand("new")
+            self.rollouts.put_on_trial(canary)
+            self.rollouts.terms = terms  # type: ignore[assignment]
+            self.begin()
+            self.assertEqual(self.rollouts.trial, canary if kept else None)
+            if kept:
+                self.rollouts.withdrawn()
+            self.assertTrue(self.rollouts.wants_canary)
 
 
 class Log:

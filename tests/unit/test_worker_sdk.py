@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import os
 import struct
+from contextlib import redirect_stderr
+from io import StringIO
 from time import monotonic
 
 from hypothesis import given, settings
@@ -16,6 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from jobgate.worker import Command, Decline, Fail, Input, Reply, answers, serve
 from jobgate.worker.commands import describe, line
 from jobgate.worker.link import Link
+from jobgate.worker.patience import Patience
 
 HEADER = struct.Struct(">IBBHII")
 
@@ -234,6 +237,54 @@ class CommandTests(SynchronousTestCase):
         error = self.assertRaises(TypeError, serve, "handler")
         self.assertIn("wants a function", str(error))
         self.assertIn("'handler'", str(error))
+
+
+class _Hasty(Patience):
+    """Does not really wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited: list[float] = []
+
+    def wait(self, seconds: float) -> None:
+        self.waited.append(seconds)
+
+
+class PatienceTests(SynchronousTestCase):
+    """What a worker does while it cannot reach its gate."""
+
+    def test_growth(self) -> None:
+        """A tenth of a second, doubling up to ten, give or take half; then from the beginning."""
+        patience = _Hasty()
+        for _ in range(2):
+            for number in range(12):
+                wanted = min(10.0, 0.1 * 2**number)
+                patience.rest()
+                self.assertTrue(0.5 * wanted <= patience.waited.pop() <= 1.5 * wanted)
+            patience.renew()
+
+    def test_what_the_gate_says(self) -> None:
+        """Never sooner than that."""
+        patience = _Hasty()
+        for after in (1.0, 7.0, 60.0):
+            patience.rest(after)
+            self.assertTrue(after <= patience.waited.pop() <= 1.5 * after)
+
+    def test_told_to_end(self) -> None:
+        """Nothing is waited for any more."""
+        patience = Patience()
+        patience.end()
+        patience.wait(1e6)
+
+    def test_says_what_is_new(self) -> None:
+        """The same once only."""
+        said = StringIO()
+        patience = Patience()
+        with redirect_stderr(said):
+            for text in ("lost", "lost", "back", "lost"):
+                patience.say(text)
+        lines = [f"jobgate.worker: {text}\n" for text in ("lost", "back", "lost")]
+        self.assertEqual(said.getvalue(), "".join(lines))
 
 
 class ReadTests(SynchronousTestCase):
