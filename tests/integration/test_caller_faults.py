@@ -645,21 +645,6 @@ def test_a_stream_that_nobody_reads(gate: Program, tmp_path: Path) -> None:
     assert at_rest(gate, "stream")["commands_cancelled_total"] == before + 1
 
 
-@pytest.mark.parametrize("accept", ["*/*", "text/event-stream"])
-def test_a_stream_whose_time_ends_while_nobody_reads(gate: Program, accept: str) -> None:
-    """The gate has begun to wait for its reader; the worker must not wait along."""
-    chunks = {"count": 200, "size": 50_000}
-    # The first part is late, so that the caller's time ends within the second it has to catch up.
-    body = steps(("sleep", 0.3), ("chunks", chunks))
-    headers = {"Jobgate-Timeout": "0.6", "Accept": accept}
-    with gate.connect(receive_buffer=4096) as caller:
-        caller.send(request_bytes("POST", "/call/stream", body, headers))
-        gate.running("stream")
-        started = time.monotonic()
-        assert gate.call("stream").status == 200
-        assert time.monotonic() - started < 10
-
-
 def test_a_long_and_fast_stream_reaches_a_prompt_reader(gate: Program) -> None:
     """A worker that is faster than the network must not cost a caller that does read its reply."""
     count, size = 400, 100_000

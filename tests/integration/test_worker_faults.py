@@ -735,6 +735,20 @@ def test_cancel_kill_spares_a_neighbour(shared: Program, tmp_path: Path) -> None
     assert lines_of(done) == []
 
 
+@pytest.mark.parametrize("accept", ["*/*", "text/event-stream"])
+def test_a_stream_whose_time_ends_while_nobody_reads(shared: Program, accept: str) -> None:
+    """The gate has begun to wait for its reader; the worker does not wait along."""
+    # The first part is late, so that the caller's time ends within the second it has to catch up.
+    body = steps(("sleep", 0.3), ("chunks", {"count": 400, "size": 50_000}))
+    with shared.connect(receive_buffer=4096) as caller:
+        caller.send(
+            b"POST /call/plain HTTP/1.1\r\nHost: localhost\r\nJobgate-Timeout: 0.6\r\n"
+            b"Accept: %b\r\nContent-Length: %d\r\n\r\n%b" % (accept.encode(), len(body), body)
+        )
+        shared.running("plain")
+        healthy(shared, "plain")
+
+
 # --- several in flight, and a death
 
 
