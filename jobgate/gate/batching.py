@@ -157,6 +157,10 @@ class Batching:
         queue_deadline -= _MARGIN
         return deadline if deadline < queue_deadline else queue_deadline
 
+    def hurry(self) -> None:
+        """Nobody else will come: wait for company no more, whatever is configured."""
+        self._target = self.linger = 0.0
+
     def measured(self, n: int, seconds: float) -> None:
         """A batch of `n` has run for so long."""
         self.fit.add(n, seconds)

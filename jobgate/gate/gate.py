@@ -185,7 +185,7 @@ class Gate:
         self.draining = True
         self.jobs.hold()
         for road in self._roads():
-            self._close(road)
+            road.drain()
         return self._quiet(self._roads())
 
     def abandon(self) -> None:
@@ -518,12 +518,6 @@ class Gate:
         """All who keep workers, likewise."""
         return [*self._supervisors.values(), *(supervisor for _, supervisor in self._leaving)]
 
-    @staticmethod
-    def _close(road: Road) -> None:
-        """Let nothing new in; what was accepted is to be finished, also where it was paused."""
-        road.draining = True
-        road.resume()
-
     def _road_for(self, name: str) -> Road:
         """The Road of a queue, made if there is none: jobs of it are there."""
         if self.dispatcher.get(name) is None:
@@ -567,7 +561,7 @@ class Gate:
             self.jobs.abandon(name)
         leaving = road, supervisor
         self._leaving.append(leaving)
-        self._close(road)
+        road.drain()
 
         def quiet(_: object) -> Deferred[None]:
             road.abandon()

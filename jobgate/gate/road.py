@@ -473,6 +473,17 @@ class Road:
         for shard in self.shards:
             shard.resume()
 
+    def drain(self) -> None:
+        """
+        Let nothing new in; what was accepted is to be finished, also where it was paused.
+
+        Nor does it wait for company that cannot come.
+        """
+        self.draining = True
+        if self.shards.batching is not None:
+            self.shards.batching.hurry()
+        self.resume()
+
     def purge(self) -> int:
         """Throw out every call that waits; returns how many."""
         count = 0

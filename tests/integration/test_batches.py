@@ -409,6 +409,18 @@ def test_options(start_gate: Callable[..., Program]) -> None:
     assert gate.worker_pids("q") == pids
 
 
+@pytest.mark.parametrize("linger", ["full", 25])
+def test_sigterm(start_gate: Callable[..., Program], linger: Any) -> None:
+    """Nobody new comes in, so nobody waits for company any more."""
+    gate = start_gate({"queues": {"q": batcher(batch=batch(4, linger))}})
+    waiting = calls(gate, "q", b"a", b"b")
+    gate.waiting("q", 2)
+    gate.signal(signal.SIGTERM)
+    assert together(waiting) == [2, 2]
+    # Less than any of the two could wait: they need not have.
+    assert gate.wait(within=15) == 0
+
+
 def test_reload(start_gate: Callable[..., Program]) -> None:
     """Another size replaces the workers, another linger does not; nobody is lost."""
     gate = start_gate({"queues": {"q": batcher(batch=batch(2, "full"))}})

@@ -311,6 +311,21 @@ class GoingTests(BatchRoadCase):
         self.clock.advance(2 * TICK)
         self.assertEqual(self.ids(worker), [["1", "2"]])
 
+    def test_drained(self) -> None:
+        """When nothing new is let in there is no company to wait for."""
+        for how in ({"linger": FULL}, {"linger": 5.0}, {"linger": AUTO, "target": 10.0}):
+            self.batch(**how)
+            worker, busy = self.worker("1"), self.worker("2")
+            others = self.submits(4)
+            made = self.submits(2)
+            self.road.drain()
+            self.clock.advance(2 * PAUSE)
+            for one in (worker, busy):
+                while one.held:
+                    self.reply_all(one)
+                    self.clock.advance(2 * PAUSE)
+            self.ok([*others, *made])
+
     def test_bytes_of_inputs(self) -> None:
         """What a job is given of others counts like its body."""
         self.batch(max_bytes=100, linger=5)
