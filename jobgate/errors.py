@@ -149,10 +149,16 @@ class BodyTooLarge(JobgateError):
 
 
 class QueueFull(JobgateError):
-    """As many calls wait as may wait."""
+    """
+    As many calls wait as may wait.
+
+    Attributes:
+        queue: Where, if there is any choice.
+    """
 
     slug = "queue-full"
     title = "The queue is full"
+    queue = ""
 
 
 class WouldMissDeadline(JobgateError):

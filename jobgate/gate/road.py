@@ -172,6 +172,10 @@ class Road:
             return 0.0
         return expected_wait(self.waiting, self.stats.service_time, self._lanes)
 
+    def room_in(self, count: int) -> int:
+        """Whole seconds until so many that wait will have gone, at the queue's own rate."""
+        return retry_after(count, self.stats.service_time, self._lanes or 1)
+
     def waits(self) -> list[float | None]:
         """For each shard, seconds that its first command has waited; None where nobody waits."""
         now = self._seconds()

@@ -226,8 +226,12 @@ class Jobs:
 
         def not_put(failure: Failure) -> Failure:
             backlog.not_coming(coming)
-            if isinstance(failure.value, errors.JobgateError):
-                self._refused(jobs, failure.value)
+            error = failure.value
+            if isinstance(error, errors.QueueFull):
+                count = sum([size_of(job) for job in jobs if job.queue == error.queue])
+                error.retry_after = self.backlogs[error.queue].road.room_in(count)
+            if isinstance(error, errors.JobgateError):
+                self._refused(jobs, error)
             return failure
 
         return stored.addCallbacks(put, not_put)

@@ -23,7 +23,7 @@ from jobgate.web import fields as read
 from jobgate.web.exchange import Response, json_response
 from jobgate.web.job_views import error_of, moment
 from jobgate.web.jobs import wait
-from jobgate.web.problems import problem_document
+from jobgate.web.problems import problem, problem_document
 from jobgate.web.pushes import key_of
 
 if TYPE_CHECKING:
@@ -179,7 +179,10 @@ class GraphRequests:
             key,
         )
         wanted = read.preferences(headers.get(b"prefer", b""))
-        done = await self._gate.graphs.submit(exchange.body, by)
+        try:
+            done = await self._gate.graphs.submit(exchange.body, by)
+        except errors.QueueFull as error:
+            return problem(error, full_status=self._gate.queue(error.queue).config.full_status)
         said = f"Location: /graphs/{done.id}\r\n"
         if done.stored.kept is not None and key is not None:
             keyed.check(done.stored.kept, key)

@@ -129,6 +129,8 @@ def test_all_lines_or_none(gate: Program) -> None:
 def test_full_status(gate: Program) -> None:
     gate.post("/push/full429", b"1")
     assert gate.post("/push/full429", b"2").status == 429
+    graph = {"jobs": {"a": {"queue": "late"}, "b": {"queue": "full429"}}}
+    assert gate.post("/graphs", json.dumps(graph).encode()).status == 429
     pull(gate, "full429")
 
 

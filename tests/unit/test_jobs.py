@@ -251,6 +251,17 @@ class JobTests(JobsCase):
         self.failureResultOf(gate.push("q", b""), errors.QueueFull)
         self.assertEqual(gate.dispatcher["q"].stats.shed, 1)
 
+    def test_when_there_may_be_room(self) -> None:
+        """Who is refused is told when so many will have gone, as far as that has been measured."""
+        gate = self.build(q={**ONE, "max_backlog": 2})
+        for _ in range(3):
+            self.push()
+        self.turn(5.0)
+        self.child.reply(b"")
+        self.push()
+        refused = self.failureResultOf(gate.push("q", b""), errors.QueueFull).value
+        self.assertEqual(refused.retry_after, 10)
+
     def test_streamed(self) -> None:
         """The parts of a streamed reply are kept as one."""
         self.build(q=ONE)

@@ -158,7 +158,9 @@ def _check_limits(ledger: Ledger, jobs: Sequence[NewJob], limits: dict[str, int]
         waiting = ledger.waiting_in(queue)
         if limit is not None and waiting + count > limit:
             found = f"queue {queue} has {waiting} jobs waiting, and may have {limit}"
-            raise QueueFull(found if count == 1 else f"{found}: no room for {count} more")
+            full = QueueFull(found if count == 1 else f"{found}: no room for {count} more")
+            full.queue = queue
+            raise full
 
 
 def _parents(ledger: Ledger, jobs: Sequence[NewJob]) -> dict[str, Row]:
