@@ -46,7 +46,21 @@ _PLAIN = re.compile(rb"(GET|POST) (/[A-Za-z0-9._/?=&-]{0,1000}) HTTP/1\.1\Z")
 LARGE_BODY = 64 * 1024
 """Bytes of body from which a connection is read in larger pieces."""
 _LARGE_READ = 256 * 1024
-_ONCE = (b"host", b"authorization", b"content-type", b"jobgate-key", b"jobgate-timeout")
+_ONCE = frozenset(
+    {
+        b"host",
+        b"authorization",
+        b"content-type",
+        b"idempotency-key",
+        b"jobgate-callback",
+        b"jobgate-delay",
+        b"jobgate-key",
+        b"jobgate-lease",
+        b"jobgate-no-queue",
+        b"jobgate-status",
+        b"jobgate-timeout",
+    }
+)
 
 
 class Arrivals:

@@ -440,6 +440,8 @@ SMUGGLING = {
     "no host": b"POST /call/q HTTP/1.1\r\nContent-Length: 1\r\n\r\nx",
     "two hosts": b"POST /call/q HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n"
     b"Content-Length: 1\r\n\r\nx",
+    "two idempotency keys": b"POST /push/q HTTP/1.1\r\nHost: localhost\r\nIdempotency-Key: a\r\n"
+    b"Idempotency-Key: b\r\nContent-Length: 1\r\n\r\nx",
     "HTTP/0.9": b"GET /healthz\r\n\r\n",
     "HTTP/2.0": b"POST /call/q HTTP/2.0\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx",
     "HTTP/1.2": b"POST /call/q HTTP/1.2\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx",
