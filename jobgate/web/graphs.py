@@ -107,8 +107,9 @@ class GraphJobResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     Attributes:
         id: Its id.
         state: succeeded, failed, cancelled or dead.
-        reply: Its reply: JSON as it is, a text as a string, null if there was none.
-        reply_base64: Its reply, if it is neither.
+        reply: Its reply: JSON as it is, a text as a string, also if its worker did not say that it
+            is one; null if there was none.
+        reply_base64: Its reply, if its worker did not say that it is JSON or a text.
         content_type: What the reply is.
         status: The status that its worker chose, if that is not 200.
         error: The problem it ended with.
@@ -319,9 +320,20 @@ def _result(job: Job, endings: Mapping[str, Ending]) -> GraphJobResult:
         embedded = _embedded(reply)
         if embedded is None:
             result.reply_base64 = b64encode(reply.body).decode()
-        else:
+            embedded = _text_of_no_type(reply)
+        if embedded is not None:
             result.reply = embedded
     return result
+
+
+def _text_of_no_type(reply: Reply) -> str | None:
+    """What people want to read, although its worker said nothing of what it is."""
+    if reply.content_type != "application/octet-stream" or b"\0" in reply.body:
+        return None
+    try:
+        return reply.body.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _embedded(reply: Reply) -> msgspec.Raw | str | None:

@@ -125,9 +125,24 @@ def test_bytes(gate: Program) -> None:
     size = 1_000_000
     found = whole(gate, {"a": job(size=size), "b": job("other", "a")})["jobs"]
     assert b64decode(found["a"]["reply_base64"]) == bytes(size)
+    assert "reply" not in found["a"]
     assert found["a"]["content_type"] == "application/octet-stream"
     ((name, kind, text),) = found["b"]["reply"]["inputs"]
     assert (name, kind, text) == ("a", "application/octet-stream", "\0" * size)
+
+
+def test_text_of_no_type(start_gate: StartGate) -> None:
+    """What a worker sends back as bytes can be read, if it is text."""
+    gate = start_gate({"queues": {"echo": {"command": sdk("echo"), "workers": 1}}})
+    sent = {"text": "größer\n".encode(), "latin": b"gr\xf6\xdfer", "nothing": b""}
+    jobs = {
+        name: {"queue": "echo", "body_base64": b64encode(body).decode()}
+        for name, body in sent.items()
+    }
+    found = whole(gate, jobs)["jobs"]
+    assert {name: b64decode(job["reply_base64"]) for name, job in found.items()} == sent
+    replies = {name: job["reply"] for name, job in found.items() if "reply" in job}
+    assert replies == {"text": "größer\n", "nothing": ""}
 
 
 def test_growth(gate: Program) -> None:
