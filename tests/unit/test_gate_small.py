@@ -9,8 +9,9 @@ import os
 import re
 from math import inf
 from pathlib import Path
+from unittest import mock
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -58,9 +59,9 @@ class IdTests(SynchronousTestCase):
     """Opaque, URL-safe, unguessable, sortable."""
 
     def test_shape(self) -> None:
-        """The gate's name, a dash, the time, and 128 random bits; nothing a URL must escape."""
+        """The gate's name, a dash, the time, a place in it, and 128 random bits; all URL-safe."""
         made = IdMaker("gate.1~a").make()
-        self.assertTrue(re.fullmatch(r"gate\.1~a-[0-9a-f]{12}[0-9a-f]{32}", made), made)
+        self.assertTrue(re.fullmatch(r"gate\.1~a-[0-9a-f]{12}[0-9a-f]{3}[0-9a-f]{32}", made), made)
 
     def test_unique_and_random(self) -> None:
         """Ten thousand ids share no random part, and every bit of it changes."""
@@ -83,7 +84,24 @@ class IdTests(SynchronousTestCase):
         for at in (0.001, 0.999, 1.0, 15.999, 1_700_000_000.123, 1_700_000_000.124, 8e9):
             now[0] = at
             made.append(maker.make())
-            self.assertEqual({each[:-32] for each in maker.some(3)}, {made[-1][:-32]})
+            made += sorted(maker.some(3))
+            self.assertEqual({each[:-32] for each in made[-2:]}, {made[-3][:-32]})
+            self.assertEqual({each[:-35] for each in made[-3:]}, {made[-4][:-35]})
+        self.assertEqual(made, sorted(made))
+
+    @example([(0, 5_000), (-9, 5_000)])
+    @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 99)), max_size=9))
+    def test_in_order_within_a_millisecond(self, steps: list[tuple[int, int]]) -> None:
+        """Each is greater than the one before: however many, and when the clock is set back."""
+        now = [1_700_000_000.0]
+        clock = type("T", (), {"time": staticmethod(lambda: now[0])})
+        made = []
+        with mock.patch.object(ids_module, "time", clock):
+            maker = IdMaker("g")
+            for later, count in steps:
+                now[0] += later / 1000
+                made += [*(maker.make() for _ in range(count)), *sorted(maker.some(count))]
+        self.assertEqual(len(set(made)), sum(2 * count for _, count in steps))
         self.assertEqual(made, sorted(made))
 
     def test_two_makers(self) -> None:
