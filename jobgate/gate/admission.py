@@ -1,14 +1,22 @@
 """
-Whether a command may come in.
+Whether there is room for a command: in number, in bytes, and in the time that its caller has.
 
-Pure: numbers in, a decision out. Must not know queues, clocks or workers.
+Must not know clocks or workers.
 """
 
 from __future__ import annotations
 
 from math import ceil, inf
+from typing import TYPE_CHECKING
 
-__all__ = ["expected_wait", "retry_after"]
+from jobgate.errors import QueueFull, WouldMissDeadline
+
+if TYPE_CHECKING:
+    from jobgate.command import Command
+    from jobgate.config import QueueConfig
+    from jobgate.gate.queues import CommandQueue
+
+__all__ = ["check_room", "expected_wait", "retry_after"]
 
 _LONGEST = 3600
 """Seconds: no Retry-After is longer."""
@@ -39,3 +47,52 @@ def retry_after(waiting: int, service_time: float, lanes: int) -> int:
     """
     wait = expected_wait(waiting, service_time, lanes)
     return _LONGEST if wait > _LONGEST else max(1, ceil(wait))
+
+
+def check_room(
+    command: Command,
+    shard: CommandQueue,
+    config: QueueConfig,
+    service_time: float,
+    lanes: int,
+    *,
+    no_queue: bool,
+) -> None:
+    """
+    Look at what waits before a command for which no worker is free.
+
+    Args:
+        command: Who wants to come in.
+        shard: Where it would wait.
+        config: What bounds there are.
+        service_time: Seconds a command runs, as measured; 0 while unknown.
+        lanes: How many commands of that shard run at the same time.
+        no_queue: Its caller does not want it to wait.
+
+    Raises:
+        QueueFull: There is no room, in number or in bytes.
+        WouldMissDeadline: It would wait for longer than it has.
+    """
+    pending = shard.pending
+    waiting = pending.count
+    calls = waiting - pending.jobs
+    if no_queue or calls >= config.size:
+        detail = "no worker is free now" if no_queue else f"{calls} calls wait already"
+        raise QueueFull(detail, retry_after=retry_after(waiting, service_time, lanes))
+    if waiting and pending.size_bytes + len(command.body) > config.max_waiting_bytes:
+        raise QueueFull(
+            f"bodies of {pending.size_bytes} bytes wait already",
+            retry_after=retry_after(waiting, service_time, lanes),
+        )
+    left = command.deadline - command.accepted
+    if config.queue_timeout and config.queue_timeout < left:
+        left = config.queue_timeout
+    # Only when everything that waits would be too much is it worth asking what goes first.
+    if expected_wait(waiting, service_time, lanes) <= left or shard.paused:
+        return
+    wait = expected_wait(shard.ahead_of(command.priority), service_time, lanes)
+    if wait > left:
+        raise WouldMissDeadline(
+            f"it would wait about {wait:.1f} s, and {left:.1f} s are left",
+            retry_after=retry_after(waiting, service_time, lanes),
+        )

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from jobgate import errors
 from jobgate.command import DONE, RUNNING, WAITING, Command, Lot
-from jobgate.gate.admission import expected_wait, retry_after
+from jobgate.gate.admission import check_room, expected_wait, retry_after
 from jobgate.gate.deadlines import Deadlines
 from jobgate.gate.losses import after_loss
 from jobgate.gate.poison import Poison
@@ -281,7 +281,7 @@ class Road:
 
     def _admit(self, command: Command, shard: CommandQueue, *, free: bool, no_queue: bool) -> None:
         """Raise unless the command may come in."""
-        config, pool, pending = self.config, self.pool, shard.pending
+        config, pool = self.config, self.pool
         if self.draining:
             raise errors.ShuttingDown("the gate finishes what it has and takes nothing new")
         if self._lines:
@@ -301,30 +301,14 @@ class Road:
             raise errors.NoWorker(
                 f"the workers keep dying: {pool.last_cause}", retry_after=pool.retry_in + 1
             )
-        waiting = pending.count
-        calls = waiting - pending.jobs
-        lanes = self._lanes // len(self.shards) or 1
-        service = self.stats.service_time
-        if no_queue or calls >= config.size:
-            detail = "no worker is free now" if no_queue else f"{calls} calls wait already"
-            raise errors.QueueFull(detail, retry_after=retry_after(waiting, service, lanes))
-        if waiting and pending.size_bytes + len(command.body) > config.max_waiting_bytes:
-            raise errors.QueueFull(
-                f"bodies of {pending.size_bytes} bytes wait already",
-                retry_after=retry_after(waiting, service, lanes),
-            )
-        left = command.deadline - command.accepted
-        if config.queue_timeout and config.queue_timeout < left:
-            left = config.queue_timeout
-        # Only when everything that waits would be too much is it worth asking what goes first.
-        if expected_wait(waiting, service, lanes) <= left or shard.paused:
-            return
-        wait = expected_wait(shard.ahead_of(command.priority), service, lanes)
-        if wait > left:
-            raise errors.WouldMissDeadline(
-                f"it would wait about {wait:.1f} s, and {left:.1f} s are left",
-                retry_after=retry_after(waiting, service, lanes),
-            )
+        check_room(
+            command,
+            shard,
+            config,
+            self.stats.service_time,
+            self._lanes // len(self.shards) or 1,
+            no_queue=no_queue,
+        )
 
     # --- on its way: what the Runners report
 
