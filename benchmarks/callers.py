@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Caller", "metric", "push_lines", "request_bytes", "wait_for_metric"]
 
 PATIENCE = 120.0
+LENGTH = b"\r\nContent-Length: "
 LINES = 1000
 """Of one push, where only the number of jobs matters."""
 
@@ -92,17 +93,16 @@ class Caller:
         Raises:
             BenchmarkError: It is no success, or the connection was closed.
         """
-        data = self._left
+        data = self._left or self._more()
         while (end := data.find(b"\r\n\r\n")) < 0:
             data += self._more()
-        head = data[: end + 2]
-        begin = end + 4
-        answer = Answer(int(head[9:12]), head, b"")
-        length = int(answer.field(b"Content-Length") or 0)
-        while len(data) < begin + length:
+        begin = data.find(LENGTH, 0, end + 2) + len(LENGTH)
+        length = int(data[begin : data.index(b"\r", begin)]) if begin >= len(LENGTH) else 0
+        stop = end + 4 + length
+        while len(data) < stop:
             data += self._more()
-        self._left = data[begin + length :]
-        answer = answer._replace(body=data[begin : begin + length])
+        self._left = data[stop:]
+        answer = Answer(int(data[9:12]), data[: end + 2], data[end + 4 : stop])
         if not 200 <= answer.status <= 299:
             raise BenchmarkError(f"the gate answered {answer.head!r} {answer.body!r}")
         return answer

@@ -165,13 +165,15 @@ def cycles(running: Running, server: str, count: int, seconds: float) -> Sample:
     found = []
     for client in clients:
         output, _ = client.communicate(timeout=seconds + PATIENCE)
-        match = re.search(r"cycles=(\d+) seconds=(\S+)", output)
+        match = re.search(r"cycles=(\d+) seconds=(\S+) cpu=(\S+)", output)
         if client.returncode or match is None:
             raise BenchmarkError(f"a client of {server} failed ({client.returncode})")
-        found.append((int(match[1]), float(match[2])))
+        found.append((int(match[1]), float(match[2]), float(match[3])))
     cpu = running.child.cpu() - cpu
-    done = sum(number for number, _ in found)
-    rate = sum(number / took for number, took in found)
+    done = sum(number for number, _, _ in found)
+    rate = sum(number / took for number, took, _ in found)
+    own = sum(spent for _, _, spent in found) * 1e6 / done
+    say(f"clients of {server}: {own:.1f} us CPU a command of their own")
     each = 1e6 * count * CLIENTS / rate
     return Sample(rate, cpu * 1e6 / done, each, each, done)
 

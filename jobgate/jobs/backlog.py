@@ -124,12 +124,16 @@ class Backlog:
     def room(self) -> int:
         """How many more jobs may come here."""
         road = self.road
-        here = road.jobs_waiting
-        if self.closed or road.draining or (here and road.bytes_waiting >= _BYTES):
+        if self.closed or road.draining:
             return 0
         most = self.wanted
         if road.staffed:
             most += road.free if self.once else _WINDOW
+        if not most:
+            return 0
+        here = road.jobs_waiting
+        if here and road.bytes_waiting >= _BYTES:
+            return 0
         return max(0, most - here - self.feeder.hungry - self._coming)
 
     @property

@@ -45,6 +45,10 @@ class Pull:
     lanes = 0
     name = "a puller"
     output = ""
+    _count = _bytes = 0
+    _waits = _ended = False
+    _timer: IDelayedCall | None = None
+    _get: Callable[[Command], None]
 
     def __init__(
         self,
@@ -66,11 +70,6 @@ class Pull:
         self._lines = lines
         self._done = done
         self._over = over
-        self._count = 0
-        self._bytes = 0
-        self._get = self._got
-        self._timer: IDelayedCall | None = None
-        self._waits = self._ended = False
 
     def __repr__(self) -> str:
         return f"<Pull {self._road.config.name} {self._count}/{self._most}>"
@@ -128,6 +127,7 @@ class Pull:
             if self._ended:
                 return
         self._waits = True
+        self._get = self._got
         backlog.pulls.add(self)
         backlog.want(self._most - self._count)
         self._collect()
@@ -249,6 +249,7 @@ class Pull:
         self._backlog.pulls.discard(self)
         for shard in self._road.shards:
             shard.leave(self._get)
+        del self._get
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
