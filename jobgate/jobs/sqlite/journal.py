@@ -44,7 +44,12 @@ class SqliteJournal:
         wall: Seconds since the epoch; asked once, at the opening.
         inline: Run everything at once, in the calls that ask for it: for tests, which then need
             a reactor with timers (a `Clock` does) in place of one with threads.
+
+    Attributes:
+        now: The store's time.
     """
+
+    now: Callable[[], float]
 
     _log = Logger()
 
@@ -59,6 +64,8 @@ class SqliteJournal:
     ) -> None:
         self._path = path
         self._groups = Groups(path, clock, wall)
+        # Asked several times for a job.
+        self.now = self._groups.now
         self._writer: Writer = (
             InlineWriter(self._groups, self._tell, cast("IReactorTime", reactor), at_once=inline)
             if inline or path == schema.MEMORY
@@ -99,10 +106,6 @@ class SqliteJournal:
             return fail(StoreUnavailable("the store is closed"))
         self._closed = self._writer.close()
         return self._closed
-
-    def now(self) -> float:
-        """The store's time."""
-        return self._groups.now()
 
     # --- in
 

@@ -422,10 +422,14 @@ class Ledger:
         ids, size = job.ids, len(job.ids) or 1
         self._owed += 1 + (len(job.body) >> _WEIGHT)
         self._next = seq + size
-        alike = self._alike(job, claim=claim, graph=graph, waits=waits, size=size)
         self._are_new(ids or (job.id,))
-        alike.numbers[job.id] = seq
-        state = alike.state
+        if self.in_ram:
+            # Times differ then, so that it has nothing in common with anybody.
+            state, fixed = in_common(job, self.now, graph, waits, size, claim=claim)
+        else:
+            alike = self._alike(job, graph, waits, size, claim=claim)
+            alike.numbers[job.id] = seq
+            state, fixed = alike.state, alike.fixed
         if ids:
             self._lots.append((seq, lots.stem(job.id), encode(ids).decode()))
         else:
@@ -436,7 +440,6 @@ class Ledger:
             self._live[graph] = self._live.get(graph, 0) + 1
         if state == HELD:
             # It will be started soon: a row now saves reading it then.
-            fixed = alike.fixed
             values = (
                 seq, job.id, job.queue, HELD, *fixed[2:4], 0, 0, *fixed[4:7], 0, 0, *fixed[7:13],
                 "", *fixed[13:16], 0, size, graph_id, job.name, list(ids),
@@ -446,7 +449,7 @@ class Ledger:
             if self.in_ram:
                 self._unborn.append(row)
         elif self.in_ram:
-            self._newborn.append((seq, job.id, *alike.fixed))
+            self._newborn.append((seq, job.id, *fixed))
         self._more[job.queue] = self._more.get(job.queue, 0) + size
         self.changes.append(
             Change(
@@ -456,10 +459,8 @@ class Ledger:
         )  # fmt: skip
         return seq
 
-    def _alike(self, job: NewJob, *, claim: bool, graph: int, waits: int, size: int) -> Alike:
-        """What it has in common with others: where RAM will do, times differ, so with nobody."""
-        if self.in_ram:
-            return in_common(job, self.now, claim=claim, graph=graph, waits=waits, size=size)
+    def _alike(self, job: NewJob, graph: int, waits: int, size: int, *, claim: bool) -> Alike:
+        """What it has in common with others of this transaction."""
         like = (
             self.now, job.queue, job.priority, job.attempts, job.delay, job.expires, job.keep,
             job.caller, job.callback, job.call, job.once, job.when, not job.needs, claim, graph,
@@ -467,9 +468,8 @@ class Ledger:
         )  # fmt: skip
         alike = self._fresh.get(like)
         if alike is None:
-            alike = self._fresh[like] = in_common(
-                job, self.now, claim=claim, graph=graph, waits=waits, size=size
-            )
+            fresh = in_common(job, self.now, graph, waits, size, claim=claim)
+            alike = self._fresh[like] = Alike(*fresh)
         return alike
 
     def link(self, parent: int, child: int, place: int) -> None:

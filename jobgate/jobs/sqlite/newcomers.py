@@ -38,8 +38,10 @@ class Alike:
         self.numbers: dict[str, int] = {}
 
 
-def in_common(job: NewJob, now: int, *, claim: bool, graph: int, waits: int, size: int) -> Alike:
-    """What a new job has in common with others."""
+def in_common(
+    job: NewJob, now: int, graph: int, waits: int, size: int, *, claim: bool
+) -> tuple[int, tuple[Any, ...]]:
+    """What a new job has in common with others: an Alike's `state` and `fixed`."""
     due = now + max(1, round(job.delay * 1000)) if job.delay > 0 else 0
     patience = max(1, round(job.expires * 1000)) if job.expires > 0 else 0
     expires = now + patience if patience else 0
@@ -52,7 +54,7 @@ def in_common(job: NewJob, now: int, *, claim: bool, graph: int, waits: int, siz
         state = int(State.SCHEDULED)
     else:
         state = int(State.QUEUED)
-    return Alike(
+    return (
         HELD if claim and state == State.QUEUED else state,
         (
             job.queue, state, (due or now) + job.priority * AGEING, job.priority, job.attempts,
