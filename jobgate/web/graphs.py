@@ -188,13 +188,13 @@ class GraphRequests:
         if done.stored.kept is not None and key is not None:
             keyed.check(done.stored.kept, key)
             said += "Idempotency-Replayed: true\r\n"
+        if self._gate.jobs.journal.durability == "memory":
+            said += "Jobgate-Durability: memory\r\n"
         if wanted.wait is not None:
             said += f"Preference-Applied: wait={wanted.wait:.0f}\r\n"
             graph = await self._gate.graphs.wait(done.id, wanted.wait, lambda _: None)
             if _ended(graph):
                 return await self._result(graph, said)
-        if self._gate.jobs.journal.durability == "memory":
-            said += "Jobgate-Durability: memory\r\n"
         return Response(202, "application/json", done.answer.encode(), said)
 
     async def show(self, exchange: Exchange, name: str) -> Response:

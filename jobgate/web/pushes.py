@@ -245,7 +245,7 @@ class Pushes:
             self._gate.jobs, road, command, key, shard=asked.shard, no_queue=asked.no_queue
         )
         response = reply_of(done)
-        response.fields += asked.applied
+        response.fields += asked.applied + self._durability
         return response
 
     async def _as_job(
@@ -288,7 +288,9 @@ class Pushes:
         left = command.deadline - command.accepted
         done = await keyed.outcome(jobs, name, min(wait or 0.0, left), replayed=bool(replayed))
         if done.job.state >= TERMINAL:
-            return reply_of(done)
+            response = reply_of(done)
+            response.fields += self._durability
+            return response
         text = _json({"id": name, "state": done.job.state.word, "queue": job.queue})
         location = f"Location: /jobs/{name}\r\nJobgate-Id: {name}\r\n"
         return self._accepted(text, f"{location}{applied}\r\n{replayed}")

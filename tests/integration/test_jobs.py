@@ -8,6 +8,7 @@ import json
 import re
 import signal
 import time
+from base64 import b64encode
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,16 @@ def test_memory_says_so(one: Program) -> None:
     answer = one.post("/push/p", b"x")
     assert (answer.status, answer["Jobgate-Durability"]) == (202, "memory")
     assert pull(one, "p").body == b"x"
+    body = steps(("reply", "done"))
+    graph = {"jobs": {"a": {"queue": "one", "body_base64": b64encode(body).decode()}}}
+    for path, asked, sent in (
+        ("/call/one", {"Prefer": "respond-async, wait=20"}, body),
+        ("/call/one", {"Idempotency-Key": "memory"}, body),
+        ("/graphs", {"Prefer": "wait=20"}, json.dumps(graph).encode()),
+    ):
+        answer = one.post(path, sent, asked)
+        assert (answer.status, answer["Jobgate-Durability"]) == (200, "memory")
+    assert "Jobgate-Durability" not in one.post("/call/one", body)
 
 
 @pytest.mark.parametrize(
