@@ -56,6 +56,8 @@ def after_loss(
             return _never_read(command, loss)
         if command.job or config.retry != "never":
             return None
+    else:
+        command.unread = 0
     if loss.kind == "protocol":
         return errors.WorkerProtocolError(loss.cause, **about)
     batch = command.batch

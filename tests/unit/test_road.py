@@ -536,6 +536,20 @@ class TryingAgainTests(RoadCase):
         self.clock.advance(4)
         self.failed(made, errors.QueueTimeout)
 
+    def test_waiting_begins_anew_after_a_run(self) -> None:
+        """Once it has begun, what came before is forgotten."""
+        self.build(queue_timeout=10, retry="safe")
+        made = self.submit()
+        self.worker("1").lose(DIED, [])
+        second = self.worker("2")
+        self.clock.advance(15)
+        second.lose(DIED)
+        self.assertIs(made.state, WAITING)
+        self.clock.advance(9)
+        self.assertIs(made.state, WAITING)
+        self.worker("3").reply()
+        self.successResultOf(made.reply)
+
     def test_many_deaths_before_the_start(self) -> None:
         """Deaths before its start use up no attempt, however many there are."""
         made = self.submit()
