@@ -65,8 +65,8 @@ class Transport(Protocol):
     def look(self) -> None:
         """Take in what the worker has said already but nobody has read."""
 
-    def soon(self, then: Callable[[], None]) -> None:
-        """Call back once everything else that has happened by now is dealt with."""
+    def soon(self, then: Callable[[], None], after: float = 0.0) -> None:
+        """Call back once everything else that has happened by now, or in so long, is dealt with."""
 
     def ready(self) -> None:
         """The worker can take commands."""

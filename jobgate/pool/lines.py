@@ -26,6 +26,8 @@ __all__ = ["LinesConversation"]
 _APART = 0.005
 """Seconds within which a program that waits for its next line has read it, and whoever prints more
 than its answer has printed it."""
+_AT_ONCE = 0.001
+"""Seconds after as many answers as a batch has members for which another one is waited for."""
 _LATE = 1.0
 """Seconds after an answer within which a program that is busy yet may print more of it."""
 
@@ -119,6 +121,9 @@ class LinesConversation(Conversation):
     def _output(self, data: bytes) -> None:
         commands = list(self.in_hand.values())
         answers = self._answers
+        if len(answers) == len(commands):
+            self._left_over(b"\n".join([*answers, data]))
+            return
         read = self._transport.written()
         before = commands[len(answers) - 1].offered if answers else self._told
         if read <= before:
@@ -139,7 +144,7 @@ class LinesConversation(Conversation):
 
     def _answered(self, began: float) -> None:
         """As many answers have come as were asked for."""
-        answers, self._answers = self._answers, []
+        answers = self._answers
         extra = self._decoder.pending
         now = self._seconds()
         # The first of these may belong to the command before; of a batch with an answer too many
@@ -149,6 +154,33 @@ class LinesConversation(Conversation):
         if extra and (len(answers) > 1 or late):
             self._left_over(b"\n".join([*answers, extra]))
             return
+        if len(answers) > 1:
+            # Whoever prints more does it at once: until that is seen nobody knows, either.
+            self._transport.soon(self._apart, _AT_ONCE)
+            return
+        self._settle(now)
+        if extra:
+            self._left_over(extra)
+        else:
+            self._transport.soon(self._rest)
+            self._transport.settled(now)
+
+    def _apart(self) -> None:
+        """A moment after a batch's last answer: unless more has come they are what they seem."""
+        self._transport.look()
+        self._settle_batch()
+
+    def _settle_batch(self) -> None:
+        """Enough answers have come, and nothing else."""
+        if self._answers and len(self._answers) == len(self.in_hand) and not self.closed:
+            now = self._seconds()
+            self._settle(now)
+            self._transport.soon(self._rest)
+            self._transport.settled(now)
+
+    def _settle(self, now: float) -> None:
+        """Each gets its answer."""
+        answers, self._answers = self._answers, []
         # Whoever prints more does it at once: until that is seen, no other command is given.
         self.is_ready = False
         self._answered_at = now
@@ -158,11 +190,6 @@ class LinesConversation(Conversation):
             self.done += 1
             if self.taker is not None:
                 self.taker.replied(command, Reply(body, self._config.reply_type), now)
-        if extra:
-            self._left_over(extra)
-        else:
-            self._transport.soon(self._rest)
-            self._transport.settled(now)
 
     def _rest(self) -> None:
         """A moment after a reply: whoever has said nothing more is ready for the next command."""
@@ -178,5 +205,6 @@ class LinesConversation(Conversation):
         self._transport.broken(f"output that belongs to no command: {data[:200]!r}")
 
     def ended(self) -> str | None:
-        """A reply that was cut off, if there was one."""
+        """A reply that was cut off, if there was one; answers of which there were enough count."""
+        self._settle_batch()
         return "the output ended inside a reply" if self._decoder.pending else None

@@ -194,9 +194,9 @@ class Member:
 
     # --- what the conversation needs: part of the Transport protocol
 
-    def soon(self, then: Callable[[], None]) -> None:
-        """Call back in the next turn of the loop."""
-        self._reactor.callLater(0, then)
+    def soon(self, then: Callable[[], None], after: float = 0.0) -> None:
+        """Call back in the next turn of the loop, or so many seconds later."""
+        self._reactor.callLater(after, then)
 
     def ready(self) -> None:
         """It has said HELLO, or what stands for it."""

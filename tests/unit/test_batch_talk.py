@@ -235,7 +235,7 @@ class BatchedLinesTests(Together, LinesTests):
     """The `lines` protocol: all that holds of single lines, and batches."""
 
     def test_as_many_out(self) -> None:
-        """All lines go at once; when the last answer is there, each gets its own."""
+        """All lines go at once; a moment after the last answer each gets its own."""
         batch = self.give_batch(b"a", b"b", b"c")
         self.assertEqual(self.carrier.sent, b"a\nb\nc\n")
         self.assertEqual((self.told("began"), self.room), (batch.members, 0))
@@ -243,14 +243,41 @@ class BatchedLinesTests(Together, LinesTests):
         self.conversation.receive(b"\n")
         self.assertEqual(self.told("replied"), [])
         self.conversation.receive(b"3\n")
+        self.assertEqual(self.told("replied"), [])
+        [(apart, _)] = self.carrier.of("soon")
+        apart()
         self.assertEqual(
             [(made, reply.body) for made, reply, _ in self.taker.of("replied")],
             list(zip(batch.members, (b"1", b"2", b"3"), strict=True)),
         )
         self.assertFalse(self.conversation.is_ready)
-        [(rest,)] = self.carrier.of("soon")
+        _, (rest,) = self.carrier.of("soon")
         rest()
         self.assertEqual((self.conversation.is_ready, self.room), (True, 1))
+
+    def test_one_too_many_at_once_but_apart(self) -> None:
+        """It comes right behind the others, whether that is seen by itself or by looking."""
+        for seen in (False, True):
+            self.build()
+            self.give_batch(b"a", b"b")
+            self.conversation.receive(b"1\n2\n")
+            if seen:
+                self.conversation.receive(b"3\n")
+            else:
+                self.carrier.to_look = b"3\n"
+            self.carrier.of("soon")[-1][0]()
+            self.assertEqual(self.told("replied"), [])
+            self.assertIn("belongs to no command", self.broken())
+
+    def test_answers_before_its_end(self) -> None:
+        """A program that ends when it has answered has answered."""
+        batch = self.give_batch(b"a", b"b")
+        self.conversation.receive(b"1\n2\n")
+        self.assertIsNone(self.conversation.ended())
+        self.assertEqual(self.told("replied"), batch.members)
+        for then, *_ in self.carrier.of("soon"):
+            then()
+        self.assertEqual(len(self.told("replied")), 2)
 
     def test_one_too_many(self) -> None:
         """Then nobody knows whose is whose."""
@@ -275,6 +302,7 @@ class BatchedLinesTests(Together, LinesTests):
         self.assertEqual([made.body for made in self.told("unfit")], [b"no\nline"])
         self.assertEqual((len(batch.members), batch.left), (2, 2))
         self.conversation.receive(b"1\n2\n")
+        self.carrier.of("soon")[0][0]()
         self.assertEqual(self.told("replied"), batch.members)
         self.build()
         self.give_batch(b"no\nline")
