@@ -573,7 +573,8 @@ class Jobs:
             elif state >= TERMINAL:
                 if state is not State.DEAD:
                     kept.add(backlog)
-                if calls or backlog.window or self._deaths:
+                here = backlog.window
+                if calls or self._deaths or (here and (change.ids or change.id in here)):
                     self._look_for(change, backlog)
             elif state is State.SCHEDULED and before is State.BLOCKED:
                 # Nobody has been told yet when its time is.
@@ -657,7 +658,7 @@ def _count(backlog: Backlog, state: State, before: State | None, size: int) -> N
     stats = backlog.road.stats
     if before is None or before >= TERMINAL:
         stats.accepted += size
-        if before in (State.DEAD, State.FAILED):
+        if before is not None:
             stats.retried += size
     else:
         backlog.open[before] -= size

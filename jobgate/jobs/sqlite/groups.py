@@ -182,7 +182,9 @@ class Groups:
         # Whoever asks, and then waits to be told of what changes, must not miss what is between.
         if len(group) > 1:
             reads = [operation for operation in group if operation.kind is Kind.READ]
-            group = [operation for operation in group if operation.kind is not Kind.READ] + reads
+            if reads:
+                others = [operation for operation in group if operation.kind is not Kind.READ]
+                group = others + reads
         if self._in_ram and not self.trouble:
             return self._run_in_ram(group)
         return self._run_in_tables(group)

@@ -209,7 +209,7 @@ def attach(path: str) -> sqlite3.Connection:
 def connect(path: str) -> sqlite3.Connection:
     """A connection for one thread at a time, whichever it is."""
     return sqlite3.connect(
-        path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=0.2
+        path, isolation_level=None, check_same_thread=False, cached_statements=1024, timeout=0.2
     )
 
 

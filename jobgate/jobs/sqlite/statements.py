@@ -37,7 +37,7 @@ __all__ = [
     "write_rows",
 ]
 
-_TABLE: Final = 1 << 7
+_TABLE: Final = 64
 """Rows of one statement at most."""
 _ALIKE: Final = 4
 """Rows that have changed alike for which a statement of their own is worth it."""
@@ -89,15 +89,11 @@ EDGE: Final = ("INSERT OR IGNORE INTO edge (parent, child, place) VALUES {}", 3)
 def write_rows(
     db: sqlite3.Connection, table: tuple[str, int], rows: Sequence[tuple[object, ...]]
 ) -> None:
-    """Many rows with few statements: one for each power of two in their number."""
-    at, left, size = 0, len(rows), _TABLE
-    while left:
-        while size > left:
-            size >>= 1
-        values: Iterable[object] = rows[at] if size == 1 else chain(*rows[at : at + size])
-        db.execute(_statement(*table, size), tuple(values))
-        at += size
-        left -= size
+    """Many rows with few statements."""
+    for at in range(0, len(rows), _TABLE):
+        some = rows[at : at + _TABLE]
+        values: Iterable[object] = some[0] if len(some) == 1 else chain(*some)
+        db.execute(_statement(*table, len(some)), tuple(values))
 
 
 def update(db: sqlite3.Connection, dirty: Sequence[Row]) -> None:
@@ -153,7 +149,7 @@ def _update_of(bits: int, *, alone: bool) -> str:
     return f"UPDATE job SET {changes} WHERE seq {which}"  # noqa: S608 (our own names)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _statement(sql: str, width: int, count: int) -> str:
     one = "(" + ", ".join("?" * width) + ")"
     return sql.format(", ".join([one] * count))
