@@ -170,14 +170,18 @@ class Graphs:
         configs = self._configs(nodes.values())
         return await self._aside(text, self._grown, nodes, known, configs, taken)
 
-    async def get(self, name: str) -> Graph:
+    async def get(self, name: str, *, needs: bool = True) -> Graph:
         """
         A graph with all its jobs.
+
+        Args:
+            name: Its id.
+            needs: Also what they need; for a graph that has not ended in any case.
 
         Raises:
             UnknownJob: There is none of that id.
         """
-        graph = await self._jobs.journal.graph(name)
+        graph = await self._jobs.journal.graph(name, needs=needs)
         if graph is None:
             raise errors.UnknownJob(f"no graph is called {name!r}")
         return graph
@@ -185,6 +189,8 @@ class Graphs:
     async def wait(self, name: str, seconds: float, may: Callable[[str], None]) -> Graph:
         """
         A graph, once all its jobs have ended, or as it is when the time is up.
+
+        Of one that has ended nobody asks any more what its jobs needed.
 
         Args:
             name: Its id.
@@ -206,7 +212,7 @@ class Graphs:
                     await self._jobs.linger(ended, seconds)
         finally:
             self._jobs.watches.remove(name, ended)
-        return await self.get(name)
+        return await self.get(name, needs=False)
 
     async def input(self, job: Job, name: str) -> Input:
         """

@@ -322,8 +322,14 @@ class Journal(Protocol):
     def ahead(self, id: str) -> Deferred[int]:  # noqa: A002
         """How many queued jobs of the same queue have their turn before this one."""
 
-    def graph(self, id: str) -> Deferred[Graph | None]:  # noqa: A002
-        """A graph with all its jobs."""
+    def graph(self, id: str, *, needs: bool = True) -> Deferred[Graph | None]:  # noqa: A002
+        """
+        A graph with all its jobs.
+
+        Args:
+            id: Its id.
+            needs: Also what they need; for a graph that has not ended in any case.
+        """
 
     def named(self, graph: str, names: Sequence[str]) -> Deferred[dict[str, str]]:
         """The ids of a graph's jobs by name, of those that there are."""

@@ -613,9 +613,12 @@ class Promises:
         graph = self.do(self.journal.graph("G"))
         assert list(graph.jobs) == ["first", "second", "third"]
         assert graph.jobs["second"].needs == {"first": State.SUCCEEDED}
+        assert self.do(self.journal.graph("G", needs=False)).jobs == graph.jobs
         self.place.advance(59.5)
         self.do(self.journal.cancel("G", "enough"))
         assert self.state("c") is State.CANCELLED
+        assert not self.do(self.journal.graph("G", needs=False)).jobs["second"].needs
+        assert self.do(self.journal.graph("G")).jobs["second"].needs
         self.place.advance(59.0)
         self.do(self.journal.sweep())
         assert self.do(self.journal.result("a")) == OK.reply

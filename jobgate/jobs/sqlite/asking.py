@@ -209,8 +209,8 @@ def ahead(ledger: Ledger, id_: str) -> int:
     return int(count) + index
 
 
-def graph(ledger: Ledger, id_: str) -> Graph | None:
-    """A graph with all its jobs."""
+def graph(ledger: Ledger, id_: str, needs: bool) -> Graph | None:  # noqa: FBT001 (as it is passed on)
+    """A graph with all its jobs, and what they need if that is asked for or it has not ended."""
     found = ledger.ask(
         "SELECT json_array(seq, created, caller) AS x FROM graph WHERE id = ?", (id_,)
     )
@@ -220,6 +220,15 @@ def graph(ledger: Ledger, id_: str) -> Graph | None:
     rows = ledger.load(
         "JOIN node AS n ON n.seq = job.seq WHERE n.graph = ? ORDER BY n.seq", (number,)
     )
+    needed: dict[int, dict[str, State]] = {}
+    if needs or not all(row.finished for row in rows):
+        needed = _needs_within(ledger, number, rows)
+    jobs = {job.name: job for job in _documents(ledger, rows, needed)}
+    return Graph(id_, created / 1000, caller, jobs, any(job.gone for job in jobs.values()))
+
+
+def _needs_within(ledger: Ledger, number: int, rows: Sequence[Row]) -> dict[int, dict[str, State]]:
+    """What all jobs of a graph need, by their numbers."""
     by_number = {row.seq: row for row in rows}
     needs: dict[int, dict[str, State]] = {}
     for child, parent in ledger.ask(
@@ -229,8 +238,7 @@ def graph(ledger: Ledger, id_: str) -> Graph | None:
     ):
         row = by_number[parent]
         needs.setdefault(child, {})[row.name] = public(row.state)
-    jobs = {job.name: job for job in _documents(ledger, rows, needs)}
-    return Graph(id_, created / 1000, caller, jobs, any(job.gone for job in jobs.values()))
+    return needs
 
 
 def unended(ledger: Ledger, id_: str) -> tuple[str, list[str]] | None:

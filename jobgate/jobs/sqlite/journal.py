@@ -226,9 +226,9 @@ class SqliteJournal:
         """How many queued jobs of the same queue have their turn before this one."""
         return self._do(Kind.READ, asking.ahead, id)
 
-    def graph(self, id: str) -> Deferred[Graph | None]:  # noqa: A002
-        """A graph with all its jobs."""
-        return self._do(Kind.READ, asking.graph, id)
+    def graph(self, id: str, *, needs: bool = True) -> Deferred[Graph | None]:  # noqa: A002
+        """A graph with all its jobs, and perhaps with what they need."""
+        return self._do(Kind.READ, asking.graph, id, needs)
 
     def named(self, graph: str, names: Sequence[str]) -> Deferred[dict[str, str]]:
         """The ids of a graph's jobs by name."""
