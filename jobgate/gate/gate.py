@@ -15,11 +15,13 @@ from twisted.internet.defer import TimeoutError as TooLate
 from twisted.logger import Logger
 
 from jobgate.command import Command
-from jobgate.config import WorkerConfig, is_queue_name
-from jobgate.errors import Forbidden, ShuttingDown, Unauthorized, UnknownQueue, UnknownWorker
+from jobgate.config import is_queue_name
+from jobgate.errors import ShuttingDown, UnknownQueue
 from jobgate.gate.audit import Audit
 from jobgate.gate.dispatcher import Dispatcher
+from jobgate.gate.foreman import Foreman
 from jobgate.gate.road import Road
+from jobgate.gate.staff import Staff
 from jobgate.gate.tokens import Tokens
 from jobgate.ids import IdMaker
 from jobgate.jobs import callbacks
@@ -30,54 +32,21 @@ from jobgate.jobs.jobs import Jobs
 from jobgate.jobs.leases import Leases
 from jobgate.jobs.pull import Pull
 from jobgate.jobs.stores import open_journal
-from jobgate.pool.guard import Guard
-from jobgate.pool.machine import Machine
 from jobgate.pool.reception import Reception
-from jobgate.pool.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-    from jobgate.command import Reply, Worker
+    from jobgate.command import Reply
     from jobgate.config import GateConfig, QueueConfig
-    from jobgate.jobs.backlog import Backlog
     from jobgate.jobs.journal import Journal
     from jobgate.pool.member import Member
-    from jobgate.pool.metas import Hello
     from jobgate.pool.post import Post
-    from jobgate.pool.remote import RemoteWorker
-    from jobgate.pool.roles import Hand
+    from jobgate.pool.supervisor import Supervisor
 
 __all__ = ["Gate"]
 
 _FOREVER = float("inf")
-
-
-class _Foreman:
-    """Puts workers to work on one Road: those of its Supervisor, or those who call back."""
-
-    def __init__(self, road: Road, backlog: Backlog) -> None:
-        self._road = road
-        self._backlog = backlog
-
-    def worker_ready(self, worker: Hand, post: int) -> None:
-        """A worker can take commands."""
-        runner = self._road.hire(worker, post)
-        worker.hire(runner)
-        runner.start()
-        self._backlog.fill()
-
-    def worker_leaving(self, worker: Worker) -> None:
-        """It takes no more."""
-        self._road.dismiss(worker)
-
-    def pool_changed(self) -> None:
-        """Workers have come or gone."""
-        self._road.pool_changed()
-
-    def waits(self) -> list[float | None]:
-        """How long commands wait, shard by shard."""
-        return self._road.waits()
 
 
 class Gate:
@@ -120,13 +89,11 @@ class Gate:
         self.started = False
         self._has_begun = False
         self._ids = IdMaker(config.gate.name)
-        self._guard = Guard(reactor)
-        self._machine = Machine()
-        self._supervisors: dict[str, Supervisor] = {}
-        self._leaving: list[tuple[Road, Supervisor]] = []
+        self._leaving: list[Road] = []
         self._audit = Audit(config.gate.audit) if config.gate.audit else None
         self._tokens = Tokens(config)
-        self.reception = Reception(reactor, self)
+        self._staff = Staff(config, self._tokens, self.dispatcher, reactor)
+        self.reception = Reception(reactor, self._staff)
         journal = journal or open_journal(config.gate.store, reactor)
         self.jobs = Jobs(journal, reactor, self._road_for, self._audit)
         self.leases = Leases(self.jobs, reactor)
@@ -171,9 +138,7 @@ class Gate:
             message = "this gate has been started already; make another"
             raise RuntimeError(message)
         self._has_begun = True
-        self._guard.start()
-        outcomes = [supervisor.start() for supervisor in self._supervisors.values()]
-        return DeferredList(outcomes).addCallback(self._has_started)
+        return DeferredList(self._staff.start()).addCallback(self._has_started)
 
     def drain(self) -> Deferred[None]:
         """
@@ -199,16 +164,14 @@ class Gate:
         self.draining = True
         self.abandon()
         self.callbacks.stop()
-        gone = [supervisor.stop() for supervisor in self._everyone()]
-        gone.append(self.reception.stop())
+        gone = [*self._staff.stop(), self.reception.stop()]
         if hurry:
             self.hurry()
         return DeferredList(gone).addCallback(self._has_stopped)
 
     def hurry(self) -> None:
         """End all workers at once."""
-        for supervisor in self._everyone():
-            supervisor.hurry()
+        self._staff.hurry()
 
     def reconfigure(self, config: GateConfig) -> Deferred[None]:
         """
@@ -246,13 +209,13 @@ class Gate:
         for name, queue in config.queues.items():
             if name not in self.dispatcher.roads:
                 self._add(queue)
-                outcomes.append(self._supervisors[name].start())
+                outcomes.append(self.supervisor(name).start())
             else:
                 # Also where nothing has changed: an earlier change may not have come to life; and
                 # where its name made it: those who wait there are not sent away.
                 self.dispatcher[name].reconfigure(queue)
-                self._supervisors[name].reconfigure(queue)
-        self._revoke()
+                self.supervisor(name).reconfigure(queue)
+        self._staff.reconfigure(config, self._tokens)
         return DeferredList(outcomes).addCallback(lambda _: None)
 
     def queue(self, name: str) -> Road:
@@ -421,85 +384,24 @@ class Gate:
 
     def supervisor(self, queue: str) -> Supervisor:
         """Who keeps the workers of a queue that `dispatcher` knows."""
-        return self._supervisors[queue]
+        return self._staff.keepers[queue]
 
     def workers(self) -> list[tuple[Post, Member]]:
         """Every worker, with its post."""
-        return [
-            (post, worker)
-            for supervisor in self._everyone()
-            for post in supervisor.places
-            for worker in post.everyone
-        ]
+        return self._staff.workers()
 
     def backing_off(self) -> list[tuple[Supervisor, Post]]:
         """Every post that stands empty in a crash loop, with who keeps it."""
-        return [(keeper, post) for keeper in self._everyone() for post in keeper.backing_off]
+        return self._staff.backing_off()
 
     def post(self, name: str) -> tuple[Supervisor, Post]:
         """
-        A worker's post by its name.
+        A worker's post by its name, with who keeps it.
 
         Raises:
             UnknownWorker: There is none.
         """
-        found = [
-            (supervisor, post)
-            for supervisor in self._supervisors.values()
-            if (post := supervisor.post(name)) is not None
-        ]
-        if found:
-            # A guest may have left a queue for another: the post that it holds is meant.
-            return max(found, key=lambda pair: bool(pair[1].everyone))
-        message = f"no worker is called {name!r}"
-        raise UnknownWorker(message)
-
-    # --- workers from outside: the Registrar protocol of `jobgate.pool.reception`
-
-    @property
-    def patience(self) -> float:
-        """Seconds from a connection to its HELLO: the longest `boot_timeout` there is."""
-        times = [queue.boot_timeout for queue in self.config.queues.values()]
-        return max(times, default=0.0) or WorkerConfig().boot_timeout
-
-    def register(self, hello: Hello, transport: Any, address: str) -> RemoteWorker:  # noqa: ANN401 (TCP, UNIX or TLS: no type says all)
-        """
-        Make a worker of a connection that has said HELLO.
-
-        Raises:
-            JobgateError: Its token does not allow it, or there is no such queue.
-        """
-        token = self._tokens.find(hello.token.encode())
-        if self._tokens:
-            if token is None:
-                raise Unauthorized("send a known token in HELLO")
-            if not token.may(f"work:{hello.queue}"):
-                message = f"the token {token.name!r} may not work:{hello.queue}"
-                raise Forbidden(message)
-        road = self.dispatcher[hello.queue]
-        supervisor = self._supervisors[road.config.name]
-        if supervisor.stopping:
-            raise ShuttingDown("the gate takes no more workers")
-        numbers = [post.number for post in supervisor.posts]
-        worker = supervisor.guests.admit(hello.name, self._is_taken, transport, address, numbers)
-        worker.token = token.sha256 if token is not None else ""
-        return worker
-
-    def _revoke(self) -> None:
-        """Send those away whose token does not allow what they do any more."""
-        for supervisor in self._supervisors.values():
-            for post in supervisor.guests.posts:
-                for worker in post.everyone:
-                    token = self._tokens.of(worker.token)
-                    if self._tokens and not (token and token.may(f"work:{worker.queue}")):
-                        worker.retire()
-
-    def _is_taken(self, name: str) -> bool:
-        """Whether a name is somebody's, or that of a child that may yet be started."""
-        queue, _, number = name.rpartition("-")
-        if number.isdecimal() and queue in self.config.queues:
-            return True
-        return any(post.name == name for post, _ in self.workers())
+        return self._staff.post(name)
 
     # --- inside
 
@@ -512,11 +414,7 @@ class Gate:
 
     def _roads(self) -> list[Road]:
         """All of them, those of queues that are no more included."""
-        return [*self.dispatcher, *(road for road, _ in self._leaving)]
-
-    def _everyone(self) -> list[Supervisor]:
-        """All who keep workers, likewise."""
-        return [*self._supervisors.values(), *(supervisor for _, supervisor in self._leaving)]
+        return [*self.dispatcher, *self._leaving]
 
     def _road_for(self, name: str) -> Road:
         """The Road of a queue, made if there is none: jobs of it are there."""
@@ -536,10 +434,8 @@ class Gate:
     def _add(self, queue: QueueConfig) -> None:
         road = Road(queue, self.reactor, self._audit)
         backlog = self.jobs.adopt(road)
-        foreman = _Foreman(road, backlog)
-        supervisor = Supervisor(queue, self.reactor, foreman, self._guard, self._machine)
-        road.pool = supervisor
-        self._supervisors[queue.name] = supervisor
+        foreman = Foreman(road, backlog)
+        road.pool = self._staff.keep(queue, foreman)
         if queue.name == CALLBACKS:
             self.dispatcher.reserved[queue.name] = road
             self.callbacks.work_for(foreman)
@@ -554,13 +450,12 @@ class Gate:
         Jobs keep their queue, as one that anybody may pull from, until it is configured again.
         """
         road = self.dispatcher.roads.pop(name)
-        supervisor = self._supervisors.pop(name)
+        supervisor = self._staff.release(name)
         if self.jobs.backlogs[name].busy:
             self._add(self.config.queue(name))
         else:
             self.jobs.abandon(name)
-        leaving = road, supervisor
-        self._leaving.append(leaving)
+        self._leaving.append(road)
         road.drain()
 
         def quiet(_: object) -> Deferred[None]:
@@ -569,7 +464,8 @@ class Gate:
             return supervisor.stop()
 
         def gone(_: object) -> None:
-            self._leaving.remove(leaving)
+            self._leaving.remove(road)
+            self._staff.forget(supervisor)
 
         self._quiet([road]).addCallback(quiet).addCallback(gone)
 
@@ -591,7 +487,7 @@ class Gate:
         self.leases.close()
         for road in self._roads():
             road.close()
-        self._guard.stop()
+        self._staff.close()
         if self._audit is not None:
             self._audit.close()
             self._audit = None

@@ -32,7 +32,7 @@ from receiver import Received, Receiver
 from jobgate import errors
 from jobgate.command import Command
 from jobgate.config import CallbackSettings
-from jobgate.gate.gate import _Foreman
+from jobgate.gate.foreman import Foreman
 from jobgate.gate.road import Road
 from jobgate.jobs.callbacks import QUEUE, Callbacks
 from jobgate.jobs.job import State, callback
@@ -393,7 +393,7 @@ async def test_no_patience_without_end() -> None:
     settings = CallbackSettings(allow=tuple(LOCAL), runners=1)
     callbacks = Callbacks(settings, clock)
     callbacks.tell(lambda _: succeed(b"{}"))
-    foreman: Any = _Foreman(road, Recorder())  # type: ignore[arg-type]
+    foreman: Any = Foreman(road, Recorder())  # type: ignore[arg-type]
     callbacks.work_for(foreman)
     silent = socket.create_server(("127.0.0.1", 0))
     silent.settimeout(20)

@@ -96,7 +96,7 @@ class GateTests(SynchronousTestCase):
         for asked in (gate.call(CALLBACKS, b""), gate.push(CALLBACKS, b""), gate.pull(CALLBACKS)):
             self.failureResultOf(asked, errors.UnknownQueue)
         hello: Any = Hello(protocol=1, name="w", queue=CALLBACKS)
-        self.assertRaises(errors.UnknownQueue, gate.register, hello, None, "")
+        self.assertRaises(errors.UnknownQueue, gate.reception.registrar.register, hello, None, "")
 
     def test_unknown_queue(self) -> None:
         """A call to no queue fails; it does not raise."""

@@ -337,7 +337,7 @@ class ReceptionTests(Case):
         self.build()
         line = self.dial()
         late = self.dial()
-        self.gate._supervisors["q"]._headcount.close()
+        self.gate.supervisor("q")._headcount.close()
         line.say(frames.HELLO, 0, {"queue": "q"})
         self.assertNotIn("retry", self.refused(line))
         self.gate.stop()
