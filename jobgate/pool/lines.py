@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["LinesConversation"]
 
 _APART = 0.005
-"""Seconds within which a program that waits for its next line has read it, and whoever prints more
-than its answer has printed it."""
+"""Seconds after an answer within which more output may still belong to it."""
+_PROMPT = 0.05
+"""Seconds within which a program that waits for its next line has surely read it: what it answers
+by then is no late output of the command before."""
 _AT_ONCE = 0.001
 """Seconds after as many answers as a batch has members for which another one is waited for."""
 _LATE = 1.0
@@ -150,7 +152,7 @@ class LinesConversation(Conversation):
         # The first of these may belong to the command before; of a batch with an answer too many
         # nobody knows whose is whose: none is to be trusted.
         apart = began - self._answered_at
-        late = apart < (_APART if now - began < _APART else _LATE)
+        late = apart < (_APART if now - began < _PROMPT else _LATE)
         if extra and (len(answers) > 1 or late):
             self._left_over(b"\n".join([*answers, extra]))
             return
