@@ -108,7 +108,7 @@ async def call(
         kept = await _put(jobs, job, command, key)
         if kept is None:
             return await _run(jobs, road, command, shard=shard, no_queue=no_queue)
-        found = await _join(jobs, kept.id, command)
+        found = await _join(jobs, kept.id, command, config.queue_timeout or _FOREVER)
         if found is not None:
             return found
         # Nobody had it run, so nothing is kept: now it is this caller's turn.
@@ -137,12 +137,16 @@ async def _outcome(jobs: Jobs, job: Job, *, replayed: bool = False) -> Outcome:
     return Outcome(job, reply, replayed)
 
 
-async def _join(jobs: Jobs, name: str, command: Command) -> Outcome | None:
+async def _join(jobs: Jobs, name: str, command: Command, patience: float) -> Outcome | None:
     """Wait for what another has started; None if that one was not run after all."""
     left = command.deadline - jobs.clock.seconds()
     seconds = _LONG if left == _FOREVER else max(0.0, left)
+    # What has come as a job may wait for ever, but nobody who calls waits so long for its start.
+    patience = min(patience, seconds)
     try:
-        found = await jobs.wait(name, seconds, to_the_end=True)
+        found = await jobs.wait(name, patience, to_the_end=True)
+        if found.state == State.RUNNING and patience < seconds:
+            found = await jobs.wait(name, seconds - patience, to_the_end=True)
     except errors.UnknownJob:
         return None
     if found.state == State.FAILED and (found.error or {}).get("executed") == "no":
@@ -152,7 +156,7 @@ async def _join(jobs: Jobs, name: str, command: Command) -> Outcome | None:
         return await _outcome(jobs, found, replayed=True)
     if found.state == State.RUNNING:
         raise errors.WorkerTimeout(f"the call with this key has not ended within {seconds:.3f} s")
-    raise errors.QueueTimeout(f"the call with this key has not begun within {seconds:.3f} s")
+    raise errors.QueueTimeout(f"the call with this key has not begun within {patience:.3f} s")
 
 
 async def _run(jobs: Jobs, road: Road, command: Command, *, shard: str, no_queue: bool) -> Outcome:

@@ -19,7 +19,7 @@ from jobgate import errors
 from jobgate.config import Backoff, BatchConfig
 from jobgate.jobs import backlog, keyed
 from jobgate.jobs.endings import after_failure, as_error, delay
-from jobgate.jobs.job import Reply, State, document
+from jobgate.jobs.job import NewJob, Reply, State, document
 from jobgate.jobs.journal import Key, Stored
 from jobgate.wire import frames
 from tests.unit.jobs_case import STEADY, JobsCase
@@ -610,6 +610,25 @@ class KeyedTests(JobsCase):
         self.failureResultOf(second, errors.WorkerTimeout)
         self.child.reply()
         self.successResultOf(first)
+
+    def test_joins_what_waits(self) -> None:
+        """Who joins a job that waits, waits for its start as long as a call may."""
+        self.gate.dispatcher["q"].pause()
+        [name] = self.gate.new_ids(1)
+        self.successResultOf(self.gate.jobs.put([NewJob(name, "q", b"", "t/p")], key=KEY))
+        joined = self.call()
+        self.turn(29.0)
+        self.assertNoResult(joined)
+        self.turn(1.1)
+        error = self.failureResultOf(joined, errors.QueueTimeout).value
+        self.assertIn("30.000 s", str(error))
+        late = self.call()
+        self.turn(29.0)
+        self.gate.dispatcher["q"].resume()
+        self.turn(50.0)
+        self.assertNoResult(late)
+        self.child.reply(b"at last")
+        self.assertEqual(self.successResultOf(late).reply.body, b"at last")
 
     def test_declined(self) -> None:
         """One that all workers decline is as if it had never been."""
