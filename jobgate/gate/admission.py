@@ -79,9 +79,10 @@ def check_room(
     if no_queue or calls >= config.size:
         detail = "no worker is free now" if no_queue else f"{calls} calls wait already"
         raise QueueFull(detail, retry_after=retry_after(waiting, service_time, lanes))
-    if waiting and pending.size_bytes + len(command.body) > config.max_waiting_bytes:
+    call_bytes = pending.size_bytes - pending.job_bytes
+    if calls and call_bytes + len(command.body) > config.max_waiting_bytes:
         raise QueueFull(
-            f"bodies of {pending.size_bytes} bytes wait already",
+            f"bodies of {call_bytes} bytes wait already",
             retry_after=retry_after(waiting, service_time, lanes),
         )
     left = command.deadline - command.accepted

@@ -37,7 +37,7 @@ Line = OrderedDict[Command, None]
 class _Pending:
     """Commands in the order in which they are to be taken: what `DeferredQueue` calls pending."""
 
-    __slots__ = ("_clock", "_lines", "_more", "_used", "count", "jobs", "size_bytes")
+    __slots__ = ("_clock", "_lines", "_more", "_used", "count", "job_bytes", "jobs", "size_bytes")
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
@@ -47,6 +47,7 @@ class _Pending:
         self._more = [0] * PRIORITIES
         self.count = 0
         self.jobs = 0
+        self.job_bytes = 0
         self.size_bytes = 0
 
     def __len__(self) -> int:
@@ -130,6 +131,7 @@ class _Pending:
     def _count_job(self, command: Command, sign: int) -> None:
         """A job, or a lot of them, has come (1) or gone (-1)."""
         self.jobs += sign * command.size
+        self.job_bytes += sign * (len(command.body) + command.extra)
         self.size_bytes += sign * command.extra
         if isinstance(command, Lot):
             more = sign * (command.size - 1)

@@ -358,6 +358,19 @@ class OnceTests(JobsCase):
     def tearDown(self) -> None:
         self.conserved()
 
+    def test_jobs_take_no_call_its_place(self) -> None:
+        """The bodies of jobs that wait count for their store, not for what calls may bring."""
+        gate = self.build(q={**ONE, "max_waiting_bytes": 10})
+        road = gate.dispatcher["q"]
+        road.pause()
+        for _ in range(3):
+            self.push(body=b"x" * 50)
+        self.push_lines([b"y" * 50, b"z" * 50])
+        self.assertEqual(road.bytes_waiting, 250)
+        gate.call("q", b"123456").addErrback(lambda _: None)
+        self.failureResultOf(gate.call("q", b"78901"), errors.QueueFull)
+        self.assertEqual((road.waiting, road.bytes_waiting), (6, 256))
+
     def test_start_is_stored_first(self) -> None:
         """The worker has it only once its start is stored."""
         self.build(q=ONCE)
