@@ -16,7 +16,7 @@ from jobgate.worker.quick_json import dumps
 
 TYPE_CHECKING = False  # as in `jobgate.worker`
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from typing import Any
 
     from jobgate.worker.link import Link
@@ -33,6 +33,7 @@ _METAS = {
 BYTES_META = _METAS[BYTES]
 _META = len(BYTES_META)
 _FRAMED = 12 + _META  # what a reply's length field counts besides its body, if that is bytes
+_AHEAD = 4  # replies to a batch that are sent before the others are packed
 _SMALL = PIPE_BUF - 4 - _FRAMED  # bytes of a body whose frame needs no look at any limit
 
 
@@ -82,30 +83,34 @@ def _run_batch(
 ) -> None:
     """Run the handler and send what each of the commands is owed."""
     wanted = batch
-    frames: list[bytes | tuple[int, int, bytes, Any]] = []
     if not link.plain:
         wanted = []
         for command in batch:
             if command._cancelled:  # noqa: SLF001 - family
-                frames.append(_word(link, command, Fail("cancelled")))
+                link.send_all([_word(link, command, Fail("cancelled"))])
             else:
                 wanted.append(command)
-    if wanted:
-        # What is done here for each is done while the next batch waits.
-        frames += [
+    if not wanted:
+        return
+    values = _values(link, handler, wanted)
+    # What is done here for each is done while the next batch waits. The first few go ahead: the
+    # gate wakes up over them while the others are still being packed.
+    for some in slice(_AHEAD), slice(_AHEAD, None):
+        frames = [
             pack(_FRAMED + len(value), 1, REPLY, 0, command._number, _META)  # noqa: SLF001
             + BYTES_META
             + value
             if type(value) is bytes and len(value) <= _SMALL
             else _word(link, command, value)
-            for command, value in zip(wanted, _values(link, handler, wanted), strict=True)
+            for command, value in zip(wanted[some], values[some], strict=True)
         ]
-    link.send_all(frames)
+        if frames:
+            link.send_all(frames)
 
 
 def _values(
     link: Link, handler: Callable[[list[Command]], object], commands: list[Command]
-) -> Iterable[Any]:
+) -> list[Any]:
     """Return what the handler says about each command; what it raises is said about all."""
     try:
         if not link.plain:
