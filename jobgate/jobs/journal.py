@@ -27,10 +27,7 @@ if TYPE_CHECKING:
 
     from jobgate.jobs.job import Change, Ending, Job, NewJob, Reply, State, Taken, Try
 
-__all__ = ["Due", "Graph", "Journal", "Kept", "Key", "LeaseTerms", "Leased", "Listener", "Stored"]
-
-Listener = "Callable[[Sequence[Change]], None]"
-"""Told of every change that has been stored, in order, on the reactor's thread."""
+__all__ = ["Due", "Graph", "Journal", "Kept", "Key", "LeaseTerms", "Leased", "Stored"]
 
 
 class Key(msgspec.Struct, frozen=True):
