@@ -164,6 +164,8 @@ def run_wrk(url: str, load: Load, seconds: float) -> dict[str, int]:
         BenchmarkError: As in `measure`.
     """
     argv = ["wrk", "-t1", f"-c{load.connections}", f"-d{max(1, round(seconds))}s", "--latency"]
+    # A late answer is late: wrk itself would take two seconds for an error.
+    argv += ["--timeout", f"{PATIENCE:g}s"]
     argv += ["-s", str(SCRIPT), url, "--", str(load.body), load.content_type]
     try:
         done = subprocess.run(
