@@ -16,8 +16,9 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from jobgate.errors import ConfigError, QueueFull, StoreUnavailable
-from jobgate.jobs.job import Change, State
+from jobgate.jobs.job import Change, Ending, State
 from jobgate.jobs.sqlite import journal as face
+from jobgate.jobs.sqlite import schema
 from jobgate.testing import inline_journal
 from tests.unit.disk import FULL, IOERR_FSYNC, IOERR_WRITE, Disk, Event, after_kill, lay_out
 from tests.unit.journal_suite import OK, new
@@ -30,6 +31,10 @@ def fail_at(left: list[int], kind: str, code: int, event: Event) -> int:
     """The fault at the event of a kind to which so many are left."""
     left[0] -= event.kind == kind
     return code if left[0] == 0 and event.kind == kind else 0
+
+
+def throw(error: Exception, *_: object) -> None:
+    raise error
 
 
 class FaultCase(SynchronousTestCase):
@@ -247,6 +252,47 @@ class FailingDiskTests(FaultCase):
         jobs, _ = self.successResultOf(killed.page("", None, 1000, ""))
         self.successResultOf(killed.close())
         self.assertEqual([job.id for job in jobs], kept[::-1])
+
+
+class OpenedAnewTests(FaultCase):
+    """Some faults may be mended by opening the file anew; that may fail, too."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.journal.put([new("a")], claim=1)
+        self.fail_with(sqlite3.SQLITE_READONLY, "write")
+        self.assertIn("read-only", self.refused().detail)
+        self.finished = self.journal.finish_waiting("a", Ending(State.CANCELLED))
+        self.heal()
+
+    def well_again(self) -> None:
+        # What must last first, then the probe.
+        self.clock.pump([1.0, 1.0])
+        self.assertEqual(self.journal.trouble, "")
+        self.assertTrue(self.successResultOf(self.finished))
+        self.successResultOf(self.journal.put([new("b")]))
+        self.assertEqual(self.ids(), ["b", "a"])
+
+    def test_at_once(self) -> None:
+        """Then all is well."""
+        self.well_again()
+
+    def test_not_yet(self) -> None:
+        """It is tried until it can be opened; what must last waits as long."""
+        for error, why in (
+            (OSError(errno.EMFILE, "too many files are open"), "too many files"),
+            (ConfigError("the store is corrupt"), "is corrupt"),
+        ):
+            patch = self.patch(schema, "attach", partial(throw, error))
+            for _ in range(2):
+                self.clock.advance(1.0)
+                self.assertIn(why, self.journal.trouble)
+                self.assertIn(why, self.refused().detail)
+                asked = self.failureResultOf(self.journal.get("a"), StoreUnavailable)
+                self.assertIn(why, asked.value.detail)
+                self.assertNoResult(self.finished)
+            patch.restore()
+        self.well_again()
 
 
 class OtherFileTests(FaultCase):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from enum import Enum, auto
+from errno import EIO
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -379,7 +380,13 @@ class Groups:
             self._ledger.rows.clear()
             self._ledger.lendings.clear()
             self._ledger.db.close()
-            self._ledger.db = schema.attach(self._path)
+            # Until then nothing is open: after a failure there is to be something to roll back.
+            self._ledger.db = schema.connect(schema.MEMORY)
+            try:
+                self._ledger.db = schema.attach(self._path)
+            except ConfigError as error:
+                # Who opens a store is told so; to those who use it the disk is at fault.
+                raise OSError(EIO, str(error)) from None
             self._reopen = False
         elif self._clock() - self._looked >= 1.0:
             self._looked = self._clock()
