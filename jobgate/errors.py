@@ -183,7 +183,7 @@ class QuotaExceeded(JobgateError):
 
 
 class QueueTimeout(JobgateError):
-    """Waited too long; no worker has seen it."""
+    """Waited too long; no worker has begun it."""
 
     slug = "queue-timeout"
     title = "The command waited too long"

@@ -602,7 +602,11 @@ class Road:
             return
         if command.state is RUNNING and now >= command.deadline:
             cause = f"the caller's {now - command.accepted:.3f} s were up"
-            self._fail(command, errors.WorkerTimeout(cause, attempt=command.attempt), now)
+            if command.began:
+                error: JobgateError = errors.WorkerTimeout(cause, attempt=command.attempt)
+            else:
+                error = errors.QueueTimeout(f"{cause}; a worker had it, but was at another still")
+            self._fail(command, error, now)
             worker.cancel(command)
         command.due = limit if command.state is DONE else min(limit, command.deadline)
         if command.worker is not None and command.due != _FOREVER:

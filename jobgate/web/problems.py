@@ -82,7 +82,11 @@ _KINDS: Final = (
         503, errors.StoreUnavailable, "Wait for `Retry-After` seconds; plain calls go on meanwhile."
     ),
     Problem(503, errors.ShuttingDown, "Ask another gate, or this one once it is back."),
-    Problem(504, errors.QueueTimeout, "Nothing has run: try again, or add workers."),
+    Problem(
+        504,
+        errors.QueueTimeout,
+        "It had to wait for too long: add workers; `executed` says whether it may have run.",
+    ),
     Problem(504, errors.LeaseLapsed, "Extend leases in time, or ask for longer ones."),
     Problem(504, errors.Expired, "It was not run: push it again, or raise `expires`."),
     Problem(504, errors.WorkerTimeout, "The command may have run; it was too slow."),

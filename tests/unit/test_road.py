@@ -258,6 +258,32 @@ class OutcomeTests(RoadCase):
         self.assertEqual(waiting.state, RUNNING)
         self.assertEqual((self.road.stats.failed, self.road.stats.succeeded), (1, 0))
 
+    def test_callers_deadline_behind_another(self) -> None:
+        """
+        A worker that keeps the order has not begun what it was given beforehand: that waited
+        still, but nobody can promise that it is not begun yet.
+        """
+        worker = self.worker(capacity=3, ordered=True)
+        running, behind = self.submit(timeout=1.0), self.submit(timeout=1.0)
+        last = self.submit()
+        self.clock.advance(1.02)
+        self.failed(running, errors.WorkerTimeout)
+        error = self.failed(behind, errors.QueueTimeout)
+        self.assertEqual((error.executed, worker.cancelled), ("maybe", [running, behind]))
+        self.assertEqual(worker.overruns, [])
+        for _ in range(3):
+            worker.reply()
+        self.successResultOf(last.reply)
+        self.assertEqual((self.road.stats.failed, self.road.stats.succeeded), (2, 1))
+
+    def test_callers_deadline_beside_another(self) -> None:
+        """A worker that answers in any order may have begun all that it has."""
+        self.worker(capacity=2)
+        first, second = self.submit(timeout=1.0), self.submit(timeout=1.0)
+        self.clock.advance(1.02)
+        self.failed(first, errors.WorkerTimeout)
+        self.failed(second, errors.WorkerTimeout)
+
     def test_left_alone_worker_still_bounded(self) -> None:
         """After its caller's deadline the queue's own `timeout` still holds for the worker."""
         self.build(timeout=10)
