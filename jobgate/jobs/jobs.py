@@ -279,10 +279,11 @@ class Jobs:
         self.watches.add(name, ended)
         try:
             job = await self.get(name)
-            if job.state < TERMINAL and seconds > 0 and (to_the_end or not self._held):
-                if not to_the_end:
-                    self.waiting.add(ended)
-                await ended.within(seconds, self.clock)
+            if job.state < TERMINAL and seconds > 0:
+                if to_the_end:
+                    await ended.within(seconds, self.clock)
+                else:
+                    await self.linger(ended, seconds)
                 job = await self.get(name)
             return job
         finally:
