@@ -201,6 +201,11 @@ class Backlog:
         self.fill()
         self._tell_if_here()
 
+    def unclaim(self, jobs: Sequence[NewJob]) -> None:
+        """Nobody will hear whether claimed jobs are stored: those that are wait there."""
+        if jobs:
+            self._leave([ids_of(job) for job in jobs])
+
     def pulled(self) -> None:
         """Somebody else than the queue's workers has come for some, and may come again."""
         self._pulled = self._journal.now()
@@ -330,8 +335,7 @@ class Backlog:
         finally:
             self._letting_in = False
         if back:
-            self.stored += sum(map(len, back))
-            self._journal.give_back(back).addErrback(self._bug)
+            self._leave(back)
             self.fill()
         self._tell_if_here()
 
@@ -411,9 +415,13 @@ class Backlog:
     def _give_back(self, commands: Sequence[Command]) -> None:
         lots = [ids_of(command) for command in commands]
         for lot in lots:
-            self.stored += len(lot)
             for job in lot:
                 self.window.pop(job, None)
+        self._leave(lots)
+
+    def _leave(self, lots: Sequence[Sequence[str]]) -> None:
+        """Jobs that were taken, or claimed, stay in the store for now."""
+        self.stored += sum(map(len, lots))
         self._journal.give_back(lots).addErrback(self._bug)
 
     def _bug(self, failure: Failure) -> None:

@@ -191,17 +191,19 @@ class Jobs:
             StoreUnavailable: The store cannot keep them.
             QueueFull: As many wait as may.
         """
-        backlog = self.backlogs[jobs[0].queue]
         if self._held:
             closing = errors.ShuttingDown("the gate finishes what it has and takes nothing new")
             self._refused(jobs, closing)
             return fail(closing)
+        queue = jobs[0].queue
+        backlog = self.backlogs.get(queue) or self._backlog_for(queue)
         claim = coming = 0
         if graph:
+            # One of them may have been given up since the graph was checked.
             queues = {job.queue for job in jobs}
-            limits = {queue: self.backlogs[queue].road.config.max_backlog for queue in queues}
+            limits = {queue: self._backlog_for(queue).road.config.max_backlog for queue in queues}
         else:
-            limits = {jobs[0].queue: backlog.road.config.max_backlog}
+            limits = {queue: backlog.road.config.max_backlog}
             claimed, others = backlog.claim(jobs)
             if claimed:
                 jobs = [*claimed, *others]
@@ -225,8 +227,13 @@ class Jobs:
             return stored
 
         def not_put(failure: Failure) -> Failure:
-            backlog.not_coming(coming)
             error = failure.value
+            if isinstance(error, CancelledError):
+                # Whoever pushed waits no more, but the store goes on.
+                backlog.unclaim(jobs[:claim])
+                if soonest != _FOREVER:
+                    self.sweep_in(soonest)
+            backlog.not_coming(coming)
             if isinstance(error, errors.QueueFull):
                 count = sum([size_of(job) for job in jobs if job.queue == error.queue])
                 error.retry_after = self.backlogs[error.queue].road.room_in(count)
@@ -239,9 +246,11 @@ class Jobs:
     def _refused(self, jobs: Sequence[NewJob], error: errors.JobgateError) -> None:
         """Refused is accepted, then shed."""
         for job in jobs:
-            stats, size = self.backlogs[job.queue].road.stats, size_of(job)
-            stats.accepted += size
-            stats.shed += size
+            backlog = self.backlogs.get(job.queue)
+            if backlog is not None:
+                stats, size = backlog.road.stats, size_of(job)
+                stats.accepted += size
+                stats.shed += size
             if self.audit is not None:
                 auditing.refused(self.audit, job, error)
 

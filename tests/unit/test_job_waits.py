@@ -4,9 +4,13 @@ Those who wait for jobs and leave, or are left: nothing of them stays, and no jo
 
 from __future__ import annotations
 
+from typing import Any
+from unittest.mock import patch
+
 from twisted.internet.defer import CancelledError, Deferred
 
-from jobgate.jobs.job import State
+from jobgate import errors
+from jobgate.jobs.job import NewJob, State
 from tests.unit.jobs_case import JobsCase
 
 ONE = {"command": ("w",), "workers": 1}
@@ -32,3 +36,58 @@ class WaitingTests(JobsCase):
         self.child.reply(b"done")
         self.assertIs(self.successResultOf(told).state, State.SUCCEEDED)
         self.assertEqual(self.gate.jobs.waiting, set())
+
+
+class CancelledPutTests(JobsCase):
+    """Who pushes may stop waiting before the store has answered."""
+
+    def tearDown(self) -> None:
+        self.conserved()
+
+    def push_and_leave(self, **how: Any) -> None:
+        """Push, and leave before the store has answered."""
+        writer: Any = self.journal._writer
+        writer.hold()
+        pushed = self.gate.push("q", b"work", **how)
+        pushed.cancel()
+        self.failureResultOf(pushed, CancelledError)
+        writer.release()
+
+    def test_it_runs(self) -> None:
+        """It is stored all the same, and so it runs."""
+        self.build(q=ONE)
+        self.push_and_leave()
+        self.assertEqual([given.body for given in self.child.commands], [b"work"])
+
+    def test_its_time_comes(self) -> None:
+        """Likewise, if it is to start later."""
+        self.build(q=ONE)
+        self.turn(1.0)
+        self.push_and_leave(delay=3.0)
+        self.turn(3.1)
+        self.assertEqual([given.body for given in self.child.commands], [b"work"])
+
+    def test_it_is_not_stored(self) -> None:
+        """If the store refuses it, nothing is expected any more."""
+        self.build(q={**ONE, "max_backlog": 1})
+        self.push(delay=50.0)
+        self.push_and_leave()
+        self.assertEqual(self.child.commands, [])
+
+    def test_no_such_queue_any_more(self) -> None:
+        """A refusal that comes when its queue has been given up is told as what it is."""
+        self.build()
+        stored: Deferred[Any] = Deferred()
+        self.gate.queue("made")
+        with patch.object(self.journal, "put", return_value=stored):
+            pushed = self.gate.push("made", b"work")
+        self.gate._remove("made")
+        stored.errback(errors.StoreUnavailable("no"))
+        self.failureResultOf(pushed, errors.StoreUnavailable)
+
+    def test_a_graph_whose_queue_was_given_up(self) -> None:
+        """What was found when the graph was checked is there again when it is stored."""
+        self.build()
+        job = NewJob("id", "made", b"", "t/p", name="a")
+        self.successResultOf(self.gate.jobs.put([job], graph="graph"))
+        self.assertEqual(self.gate.jobs.backlogs["made"].open[State.QUEUED], 1)
