@@ -71,7 +71,7 @@ class Sweeper:
     def _sweep(self) -> None:
         self._timer = None
         self._at = _FOREVER
-        self._journal.sweep().addCallbacks(self._swept, self._not_swept)
+        self._journal.sweep().addCallback(self._swept).addErrback(self._not_swept)
 
     def _swept(self, due: Due) -> None:
         self._found(due)

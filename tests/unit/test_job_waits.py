@@ -7,10 +7,14 @@ from __future__ import annotations
 from typing import Any
 from unittest.mock import patch
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
 
 from jobgate import errors
 from jobgate.jobs.job import NewJob, State
+from jobgate.jobs.journal import Due
+from jobgate.jobs.sweeping import Sweeper
 from tests.unit.jobs_case import JobsCase
 
 ONE = {"command": ("w",), "workers": 1}
@@ -91,3 +95,30 @@ class CancelledPutTests(JobsCase):
         job = NewJob("id", "made", b"", "t/p", name="a")
         self.successResultOf(self.gate.jobs.put([job], graph="graph"))
         self.assertEqual(self.gate.jobs.backlogs["made"].open[State.QUEUED], 1)
+
+
+class SweeperTests(SynchronousTestCase):
+    """What time demands is done again and again."""
+
+    def test_a_sweep_that_goes_wrong(self) -> None:
+        """What is made of one may fail: the next one comes all the same, and it is logged."""
+        clock = Clock()
+        found: list[Due] = []
+
+        def swept(due: Due) -> None:
+            found.append(due)
+            if len(found) == 1:
+                raise ValueError
+
+        class Journal:
+            def sweep(self) -> Deferred[Due]:
+                return succeed(Due((), (), 60.0))
+
+        sweeper = Sweeper(Journal(), clock, swept)  # type: ignore[arg-type]
+        sweeper.sweep_in(0)
+        clock.advance(0.1)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        clock.advance(1.1)
+        self.assertEqual(len(found), 2)
+        sweeper.stop()
+        self.assertEqual(clock.getDelayedCalls(), [])
