@@ -82,7 +82,8 @@ class Feeder:
     def add(self, command: Command, taken: Taken) -> None:
         """Fetch what this one needed, in its turn."""
         self._hungry[command.id] = command, taken
-        self._start()
+        if self._again is None:
+            self._start()
 
     def room(self) -> None:
         """Something has left the queue."""

@@ -131,6 +131,16 @@ class FeederTests(SynchronousTestCase):
         self.feeder.clear()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_cleared_in_trouble_twice(self) -> None:
+        """Nor if another has come meanwhile, for whom the store was not asked any sooner."""
+        self.journal.trouble = errors.StoreUnavailable("no")
+        self.add("a")
+        self.clock.advance(0.5)
+        self.add("b")
+        self.assertEqual(len(self.journal.asked), 1)
+        self.feeder.clear()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_ended_meanwhile(self) -> None:
         """Who has been ended is passed over."""
         self.journal.hold = True
