@@ -125,7 +125,7 @@ class Graphs:
         self._reactor = reactor
         self._settings = settings
         self._may_push = may_push
-        jobs.growth = self.growth
+        jobs.growing.growth = self.growth
 
     async def submit(self, document: bytes, by: Submission) -> Submitted:
         """

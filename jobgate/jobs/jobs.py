@@ -24,6 +24,7 @@ from jobgate.jobs import auditing
 from jobgate.jobs.backlog import Backlog
 from jobgate.jobs.endings import after_failure
 from jobgate.jobs.errand import Errand
+from jobgate.jobs.growing import Growing
 from jobgate.jobs.inputs import Feeder, give
 from jobgate.jobs.job import TERMINAL, Ending, Reply, State, Taken, document, taken
 from jobgate.jobs.lots import ids_of, parted, size_of
@@ -32,7 +33,7 @@ from jobgate.jobs.waiting import Ended, Gathering
 from jobgate.jobs.watches import Watches
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from twisted.internet.interfaces import IReactorTime
 
@@ -77,10 +78,8 @@ class Jobs:
         waiting: Who waits for something and is to be sent away when the gate stops.
         sweep_in: Has the journal do what time demands, not later than in so many seconds.
         stale: Replies to attempts that were over, dropped.
-        growth: Makes jobs of what a job's worker wants its graph to grow by.
+        growing: Replies that bring further jobs.
     """
-
-    growth: Callable[[Taken, bytes], Awaitable[tuple[NewJob, ...]]]
 
     _log = Logger()
 
@@ -106,6 +105,7 @@ class Jobs:
         self._deaths: dict[str, int] = {}
         self._sweeper = Sweeper(journal, clock, self._swept)
         self.sweep_in = self._sweeper.sweep_in
+        self.growing = Growing(clock, self.finish, self.not_replied)
         self._opened = False
         self._held = False
         self._closed = False
@@ -154,6 +154,7 @@ class Jobs:
         self._closed = True
         self.hold()
         self._sweeper.stop()
+        self.growing.stop()
         return self.journal.close()
 
     def adopt(self, road: Road) -> Backlog:
@@ -531,20 +532,9 @@ class Jobs:
 
     def _succeeded(self, reply: Reply, jobs: bytes, command: Command, taken: Taken) -> None:
         if jobs:
-            self._keep(Deferred.fromCoroutine(self._grow(reply, jobs, command, taken)))
+            self.growing.add(reply, jobs, command, taken)
         else:
             self._ended(command, Ending(State.SUCCEEDED, reply=reply))
-
-    async def _grow(self, reply: Reply, jobs: bytes, command: Command, taken: Taken) -> bool:
-        """Store a reply together with the jobs that it brings, or that they are none."""
-        try:
-            brought = await self.growth(taken, jobs)
-            return await self.finish(command, Ending(State.SUCCEEDED, reply=reply, jobs=brought))
-        except (errors.BadRequest, errors.Unprocessable) as refusal:
-            message = f"the jobs that it brought cannot be added to its graph: {refusal.detail}"
-            place = refusal.extra.get("path")
-            error = errors.WorkerProtocolError(message, executed="yes", path=place)
-            return await self.finish(command, Ending(State.FAILED, error=document(error)))
 
     def not_replied(self, failure: Failure, command: Command, taken: Taken) -> None:
         """A job has failed, or has been taken off its Road."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 import json
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -283,6 +284,35 @@ class GrowingTests(Case):
         self.answer(self.q, b"two", jobs={"c": {"queue": "q", "needs": ["a"]}})
         [given] = self.q.commands
         self.assertEqual(given.body, b"one two")
+
+    def test_growth_while_the_store_is_in_trouble(self) -> None:
+        """What it needs is asked again, until there is an answer: the reply is not lost."""
+        self.submit({"a": {"queue": "q"}, "b": {"queue": "r", "needs": ["a"]}})
+        no = fail(errors.StoreUnavailable("no"))
+        with patch.object(self.gate.jobs.journal, "named", return_value=no) as named:
+            self.answer(self.q, b"first", jobs={"c": {"queue": "q", "needs": ["a"]}})
+            self.assertEqual((self.states()["a"], named.call_count), ("running", 1))
+        self.reactor.advance(1.1)
+        self.assertEqual(self.states(), {"a": "succeeded", "b": "blocked", "c": "running"})
+        self.assertEqual([given.body for given in self.q.commands], [b"first"])
+
+    def test_growth_at_the_end(self) -> None:
+        """A gate that stops leaves it to the next one, and asks no more."""
+        self.submit({"a": {"queue": "q"}})
+        no = fail(errors.StoreUnavailable("no"))
+        with patch.object(self.gate.jobs.journal, "named", return_value=no) as named:
+            self.answer(self.q, jobs={"c": {"queue": "q", "needs": ["a"]}})
+            self.successResultOf(self.gate.jobs.close())
+            self.reactor.advance(1.1)
+        self.assertEqual((named.call_count, self.gate.jobs.growing._under_way), (1, set()))
+
+    def test_growth_that_goes_wrong(self) -> None:
+        """A bug ends the attempt, and is logged."""
+        self.submit({"a": {"queue": "q"}, "b": {"queue": "r", "needs": ["a"]}})
+        with patch.object(self.gate.jobs.growing, "growth", side_effect=ValueError):
+            self.answer(self.q, jobs={"c": {"queue": "q"}})
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.assertEqual(self.states()["a"], "scheduled")
 
     def test_headers_and_caller_are_handed_on(self) -> None:
         """A trace goes through the whole graph, and so does whose it is."""
