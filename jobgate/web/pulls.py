@@ -145,10 +145,10 @@ class Pulls:
             return
 
         def known(again: Response | None) -> None:
-            if again is None:
+            if again is None and exchange.connection.alive():
                 self._take(exchange, road, terms, key, answer, not_done)
             else:
-                answer(again)
+                answer(again or Response(204, ""))
 
         self._known(key, terms).addCallback(known).addErrback(not_done)
 
@@ -171,7 +171,7 @@ class Pulls:
             if again is not None:
                 return again
         await self._gate.leases.reply(name, _lease_of(exchange), reply)
-        if road is None:
+        if road is None or not exchange.connection.alive():
             return json_response(Said(id=name, state="succeeded"))
         following_one: Deferred[Response] = Deferred()
         self._take(exchange, road, terms, key, following_one.callback, following_one.errback)
@@ -264,6 +264,7 @@ class Pulls:
                     raise errors.ShuttingDown(message)  # noqa: TRY301 (as what follows may)
                 self._hand_over(commands, exchange, road, terms, key, pull, answer, not_done)
             except Exception:  # noqa: BLE001 (whatever it is, the puller must get an answer)
+                pull.leave()
                 not_done(Failure())
 
         pull = Pull(

@@ -123,6 +123,28 @@ class LeaseRequestsTests(JobsCase):
         target = b"/jobs/x/reply?lease=9&wait=0&next=" + queue
         return self.pulls.reply(request(target, b"r", jobgate_lease=lease, **headers), name)
 
+    def test_gone_before_the_next(self) -> None:
+        """Whoever left while the store took the reply does not wait for the next command."""
+        name = self.push(body=b"1")
+        lease = self.said(self.pull(), "Jobgate-Lease")
+        target = b"/jobs/x/reply?lease=9&wait=20&next=q"
+        exchange = request(target, b"r", jobgate_lease=lease)
+        with patch.object(_Alive, "alive", return_value=False):
+            self.done(self.pulls.reply(exchange, name))
+        self.assertFalse(self.gate.jobs.backlogs["q"].busy)
+        keyed = request(b"/pull/q?lease=9&wait=20", idempotency_key="k")
+        with patch.object(_Alive, "alive", return_value=False):
+            self.pulls.pull(keyed, "q", lambda _: None)
+        self.assertFalse(self.gate.jobs.backlogs["q"].busy)
+
+    def test_a_hand_over_that_goes_wrong(self) -> None:
+        """It is answered, and the command stays for the next puller."""
+        self.push(body=b"1")
+        with patch.object(self.gate.leases, "lend", side_effect=ValueError):
+            self.assertEqual(self.pull().status, 500)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.assertEqual(self.pull().body, b"1")
+
     def test_reply_and_next_again(self) -> None:
         """Whoever did not hear the answer sends it again, and gets the same command."""
         one, two = self.push(body=b"1"), self.push(body=b"2")
