@@ -48,6 +48,10 @@ class Worker(Protocol):
     name: str
 
     @property
+    def takes_batches(self) -> bool:
+        """Whether commands go to it together; else each goes alone, and waits for no company."""
+
+    @property
     def lots(self) -> int:
         """How many jobs of one lot it takes as one command; 1: it is handed them one by one."""
 

@@ -3,8 +3,8 @@ A CommandQueue whose commands leave together.
 
 What waits for company waits here, like everything else: until its batch goes a command can be
 cancelled, overtaken and thrown out as in any queue. When a batch goes is decided in `batching`;
-a Runner is given the first member as from any queue, and asks for its `company`. Whoever just
-calls `get` has no use for company and is never kept waiting for it.
+a Runner is given the first member as from any queue, and asks for its `company`. Whoever takes
+no batches, as pullers do, has no use for company and is never kept waiting for it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import QueueOverflow
 
 from jobgate.command import Batch
-from jobgate.gate.queues import ANYONE, CommandQueue, Getter
+from jobgate.gate.queues import CommandQueue, Getter
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -198,7 +198,7 @@ class BatchQueue(CommandQueue):
     def _goes_at(self, worker: Worker, idle_since: float | None, now: float) -> float:
         """When a batch goes to this worker, as things stand."""
         pending, batching = self.pending, self._batching
-        if worker is ANYONE:
+        if not worker.takes_batches:
             return now
         if pending.first.batch is not None:
             # Suspects go alone, to a worker that has nothing else to lose.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from jobgate.command import Batch, Worker
 
-__all__ = ["AGEING", "ANYONE", "PRIORITIES", "CommandQueue"]
+__all__ = ["AGEING", "PRIORITIES", "CommandQueue"]
 
 PRIORITIES = 8
 """Urgency 0 (first) to 7 (last), RFC 9218 section 4.1."""
@@ -325,6 +325,7 @@ class _Anyone:
 
     name = ""
     output = ""
+    takes_batches = False
     lots = 1
     room = 1
     lanes = 1

@@ -186,6 +186,7 @@ class _Deliverer:
 
     _log = Logger()
     _crew: Crew
+    takes_batches = False
     lots = 1
     lanes = 1
     output = ""

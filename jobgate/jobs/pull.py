@@ -43,6 +43,7 @@ class Pull:
     """
 
     lanes = 0
+    takes_batches = False
     name = "a puller"
     output = ""
     _count = _bytes = 0
@@ -194,6 +195,8 @@ class Pull:
     def _add(self, command: Command) -> None:
         command.state = RUNNING
         command.worker = self
+        # Whoever it may have killed a worker with, here it is alone.
+        command.batch = None
         command.attempt += 1
         self._road.running_add(command)
         lot = command if isinstance(command, Lot) else None

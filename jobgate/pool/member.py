@@ -65,6 +65,7 @@ class Member:
     token: str = ""
     evidence: Evidence | None = None
     call_at: float = _NEVER
+    takes_batches = True
     lots = 1
 
     def __init__(

@@ -87,6 +87,7 @@ class FakeWorker:
         self.fit = True
         self.runner: Runner | None = None
         self.lots = 1
+        self.takes_batches = True
 
     @property
     def lanes(self) -> int:

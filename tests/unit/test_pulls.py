@@ -371,6 +371,40 @@ class PullTests(JobsCase):
             self.turn(1)
         self.assertEqual({self.state(name) for name in names}, {State.SUCCEEDED})
 
+    def test_no_company(self) -> None:
+        """A puller takes what there is: it waits for no batch to be full, nor to have lingered."""
+        for linger in (0.0, 5.0, float("inf")):
+            self.build(q={"batch": BatchConfig(size=4, linger=linger), "shards": 2})
+            names = [self.push(), self.push()]
+            for name in names:
+                _, got = self.pulling()
+                self.turn()
+                self.assertEqual(self.names(got), [name])
+                self.take(got)
+            _, got = self.pulling(wait=60)
+            called = self.gate.call("q", b"hello")
+            self.turn()
+            [(command,)] = got
+            self.take(got)
+            self.done(self.gate.leases.reply(command.id, "", OK))
+            self.successResultOf(called)
+
+    def test_a_suspect_is_alone(self) -> None:
+        """What may have killed a worker, with others, comes to a puller without them."""
+        keys = {"command": ("w",), "workers": 1, "batch": BatchConfig(size=2), "retry": "safe"}
+        self.build(q=keys)
+        calls = [self.gate.call("q", body) for body in (b"a", b"b")]
+        self.turn(1)
+        self.reactor.alive[0].kill()
+        for body in (b"a", b"b"):
+            _, got = self.pulling()
+            [(command,)] = got
+            self.assertEqual((command.body, command.batch), (body, None))
+            self.take(got)
+            self.done(self.gate.leases.reply(command.id, "", OK))
+        for call in calls:
+            self.assertEqual(self.successResultOf(call).body, b"done")
+
     def test_lots_move(self) -> None:
         """What waits at hand is in its place when the queue gets shards, and leaves a pause."""
         self.push()
