@@ -284,7 +284,7 @@ class FramesConversation(Conversation):
         command = self.in_hand.get(frame_id)
         if command is not None:
             if command.on_progress is not None and command.state is not DONE:
-                command.on_progress(command, said.done or 0, said.total, said.note)
+                command.on_progress(command, said.done or 0.0, said.total, said.note)
         elif self.taker is not None:
             self.taker.stray()
 

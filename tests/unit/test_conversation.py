@@ -619,6 +619,14 @@ class StreamTests(FramesCase):
         self.assertEqual(len(self.taker.of("stray")), 1)
         self.assertEqual(self.carrier.of("broken"), [])
 
+    def test_progress_is_told_as_one_kind_of_number(self) -> None:
+        """Nothing done yet is 0.0, as one is 1.0, whether the worker counts or not."""
+        told: list[float] = []
+        self.made.on_progress = lambda _, done, *__: told.append(done)
+        for meta in ({"done": 0}, {}, {"done": 1}):
+            self.say(frames.PROGRESS, 0, meta)
+        self.assertEqual(list(map(repr, told)), ["0.0", "0.0", "1.0"])
+
     def test_cancel(self) -> None:
         """CANCEL carries the command's id; the place is free only with the worker's last word."""
         self.conversation.cancel(self.made)
