@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 import msgspec
 from twisted.python import usage
 
-from jobgate.config import from_tables, load, to_toml
+from jobgate.config import file_of, from_tables, load, to_toml
 from jobgate.errors import ConfigError
 from jobgate.listening import endpoint
 
@@ -211,8 +211,8 @@ def _merge(options: Any, tables: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN
 
 def _store(text: str) -> str:
     """Relative to where twistd was started, as a shell user expects."""
-    kind, colon, path = text.partition(":")
-    return f"{kind}:{Path.cwd() / path}" if kind == "sqlite" and colon and path else text
+    path = file_of(text)
+    return f"sqlite:{Path.cwd() / path}" if path else text
 
 
 def _value(option: str, text: str) -> Any:  # noqa: ANN401 (what TOML could have there)

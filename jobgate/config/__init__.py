@@ -16,6 +16,7 @@ from jobgate.config.settings import (
     Scale,
     TokenConfig,
     WorkerConfig,
+    file_of,
 )
 from jobgate.config.units import AUTO, FULL, Bytes, Linger, Rate, Seconds, Secret
 from jobgate.config.writing import to_toml
@@ -37,6 +38,7 @@ __all__ = [
     "Secret",
     "TokenConfig",
     "WorkerConfig",
+    "file_of",
     "from_tables",
     "is_loopback",
     "is_queue_name",

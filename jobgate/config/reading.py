@@ -36,6 +36,7 @@ from jobgate.config.settings import (
     QueueConfig,
     TokenConfig,
     WorkerConfig,
+    file_of,
     usual_backlog,
 )
 from jobgate.config.units import AUTO, HIDDEN, Bytes, Rate, Seconds, Secret
@@ -171,11 +172,11 @@ class _Reader:
             self.wrong("gate.max_body", table["max_body"], "at most 63MiB, what fits a frame")
         if settings.audit:
             settings = msgspec.structs.replace(settings, audit=str(self._base / settings.audit))
-        kind, colon, place = settings.store.partition(":")
-        if not colon or kind not in ("memory", "sqlite") or (kind == "sqlite") != bool(place):
+        path = file_of(settings.store)
+        if path:
+            settings = msgspec.structs.replace(settings, store=f"sqlite:{self._base / path}")
+        elif settings.store != "memory:":
             self.wrong("gate.store", settings.store, '"memory:" or "sqlite:PATH"')
-        if kind == "sqlite":
-            settings = msgspec.structs.replace(settings, store=f"sqlite:{self._base / place}")
         return settings
 
     def callbacks(self, table: dict[str, Any]) -> CallbackSettings:

@@ -27,6 +27,7 @@ __all__ = [
     "Scale",
     "TokenConfig",
     "WorkerConfig",
+    "file_of",
     "usual_backlog",
 ]
 
@@ -112,6 +113,13 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     boot_until: str = ""
     boot_until_regex: str = ""
     reply_type: str = "text/plain; charset=utf-8"
+
+
+def file_of(store: str) -> str:
+    """The path of the file that a `store` names; empty if it names none."""
+    kind, _, path = store.partition(":")
+    # SQLite's own name for a place in RAM would be that of a file here, which nobody means.
+    return path if kind == "sqlite" and path != ":memory:" else ""
 
 
 def usual_backlog(store: str) -> int:

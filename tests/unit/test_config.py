@@ -172,6 +172,9 @@ class ComplaintsTests(SynchronousTestCase):
             ({"gate": {"name": "a b"}}, "gate.name"),
             ({"gate": {"listen": []}}, "gate.listen"),
             ({"gate": {"max_body": "64MiB"}}, "gate.max_body", "63MiB"),
+            ({"gate": {"store": "memory:x"}}, "gate.store", "memory:x"),
+            ({"gate": {"store": "sqlite:"}}, "gate.store", "sqlite:PATH"),
+            ({"gate": {"store": "sqlite::memory:"}}, "gate.store", '"memory:"'),
             (queue(command=["x"], shards=5, workers=4), "queues.q.shards", "workers = 4"),
             (queue(command='python "w.py'), "queues.q.command", "command line"),
             (queue(**lines, in_flight=2), "queues.q.in_flight", "1"),
@@ -420,6 +423,14 @@ class OptionsTests(SynchronousTestCase):
         (self.folder / "jobgate.toml").write_text("[queues.z]\n")
         self.assertEqual(list(self.parse().queues), ["z"])
         self.assertEqual(list(self.parse("--worker", "w").queues), ["default"])
+
+    def test_store(self) -> None:
+        """A file is found from where twistd was started; what is none is no file's name."""
+        found = self.parse("--store", "sqlite:a.db").gate.store
+        self.assertEqual(found, f"sqlite:{self.folder / 'a.db'}")
+        self.assertEqual(self.parse("--store", "memory:").gate.store, "memory:")
+        for text in ("sqlite:", "sqlite::memory:", "memory"):
+            self.assertIn(f'gate.store: found "{text}"', self.fails("--store", text))
 
     def test_worker(self) -> None:
         """--worker makes one queue, in the folder where twistd was started."""
