@@ -106,6 +106,11 @@ class Calls:
         no_queue = b"jobgate-no-queue" in headers and read.boolean(
             "Jobgate-No-Queue", headers[b"jobgate-no-queue"]
         )
+        if not wanted.respond_async:
+            for name in ("Jobgate-Callback", "Jobgate-Delay"):
+                if name.lower().encode() in headers:
+                    text = "wanted a push, or Prefer: respond-async: who waits is told, and at once"
+                    raise errors.BadRequest(f"{name}: found it on a call, {text}")
         if timeouts:
             command.deadline = command.due = command.accepted + min(timeouts)
         command.headers = handed_on or None

@@ -36,6 +36,8 @@ CALL_FIELDS = frozenset(
         b"jobgate-timeout",
         b"jobgate-key",
         b"idempotency-key",
+        b"jobgate-callback",
+        b"jobgate-delay",
         b"jobgate-no-queue",
         b"prefer",
         b"priority",

@@ -100,6 +100,8 @@ _RETURNS: dict[str, tuple[int, type | None]] = {
 _KEY = ("The same key goes to the same shard", "string")
 _PRIORITY = ("`u=0` (first) to `u=7`; default `u=3` (RFC 9218)", "string")
 _TRACE = ("Handed on to the worker (W3C Trace Context)", "string")
+_DELAY = ("Seconds until it may start", "number")
+_CALLBACK = ("An address that is told of its end", "string")
 _LEASE = ("The lease that it was pulled under, if any", "string")
 _HEADERS: dict[str, dict[str, tuple[str, str]]] = {
     "call": {
@@ -111,12 +113,14 @@ _HEADERS: dict[str, dict[str, tuple[str, str]]] = {
             "`wait=N`: as Jobgate-Timeout; `respond-async`: 202 after N (RFC 7240)",
             "string",
         ),
+        "Jobgate-Delay": (f"{_DELAY[0]}; only with `respond-async`", "number"),
+        "Jobgate-Callback": (f"{_CALLBACK[0]}; only with `respond-async`", "string"),
         "Idempotency-Key": ("Joins the running call of this key, or repeats its outcome", "string"),
         "traceparent": _TRACE,
     },
     "push": {
-        "Jobgate-Delay": ("Seconds until it may start", "number"),
-        "Jobgate-Callback": ("An address that is told of its end", "string"),
+        "Jobgate-Delay": _DELAY,
+        "Jobgate-Callback": _CALLBACK,
         "Jobgate-Key": _KEY,
         "Priority": _PRIORITY,
         "Idempotency-Key": ("The same key stands for the same job", "string"),

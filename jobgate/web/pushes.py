@@ -191,14 +191,10 @@ class Pushes:
 
     @staticmethod
     def _asked_for(headers: dict[bytes, bytes]) -> dict[str, Any]:
-        more: dict[str, Any] = {}
+        more = _later(headers)
         handed_on: dict[str, str] = {}
         if b"priority" in headers:
             more["priority"] = read.priority(headers[b"priority"])
-        if b"jobgate-delay" in headers:
-            more["delay"] = read.span("Jobgate-Delay", headers[b"jobgate-delay"])
-        if b"jobgate-callback" in headers:
-            more["callback"] = callback_url(headers[b"jobgate-callback"].decode("latin-1"))
         if b"jobgate-key" in headers:
             handed_on["jobgate-key"] = read.key(headers[b"jobgate-key"])
         if b"traceparent" in headers:
@@ -233,7 +229,8 @@ class Pushes:
         road = self._gate.dispatcher[command.queue]
         key = key_of(exchange)
         if asked.respond_async:
-            done = Deferred.fromCoroutine(self._as_job(command, road, key, asked))
+            later = _later(exchange.head.headers)
+            done = Deferred.fromCoroutine(self._as_job(command, road, key, asked, later))
         else:
             assert key is not None, "one of the two was asked for"
             done = Deferred.fromCoroutine(self._with_key(road, command, key, asked))
@@ -249,7 +246,7 @@ class Pushes:
         return response
 
     async def _as_job(
-        self, command: Command, road: Road, key: Key | None, asked: Asked
+        self, command: Command, road: Road, key: Key | None, asked: Asked, later: dict[str, Any]
     ) -> Response:
         jobs = self._gate.jobs
         config = road.config
@@ -272,6 +269,7 @@ class Pushes:
             headers=_json(command.headers).decode() if command.headers else "",
             caller=command.caller,
             once=config.retry == "never",
+            **later,
         )
         if key is not None:
             key = replace(key, keep=job.keep)
@@ -364,6 +362,16 @@ def reply_of(done: Outcome) -> Response:
         response = problem(error_of(job), job.id)
     response.fields += said
     return response
+
+
+def _later(headers: dict[bytes, bytes]) -> dict[str, Any]:
+    """When a job may start, and who is told of its end, as far as its sender says so."""
+    later: dict[str, Any] = {}
+    if b"jobgate-delay" in headers:
+        later["delay"] = read.span("Jobgate-Delay", headers[b"jobgate-delay"])
+    if b"jobgate-callback" in headers:
+        later["callback"] = callback_url(headers[b"jobgate-callback"].decode("latin-1"))
+    return later
 
 
 def _lines(body: bytes) -> list[bytes]:

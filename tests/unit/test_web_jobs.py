@@ -15,11 +15,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from jobgate import errors
 from jobgate.web.access import Access
+from jobgate.web.calls import Calls
 from jobgate.web.exchange import Exchange, Head, Response
 from jobgate.web.jobs import JobRequests, run
 from jobgate.web.problems import problem_document
 from jobgate.web.pulls import Pulls
-from jobgate.web.pushes import key_of
+from jobgate.web.pushes import Pushes, key_of
 from jobgate.wire import frames
 from jobgate.worker import line, pulling
 from jobgate.worker.patience import Patience
@@ -43,6 +44,45 @@ def request(target: bytes, body: bytes = b"", **headers: str) -> Exchange:
     """A POST with these headers."""
     named = {name.replace("_", "-").encode(): text.encode() for name, text in headers.items()}
     return Exchange(_Alive(), Head(b"POST", target, named), body)  # type: ignore[arg-type]
+
+
+class CallRequestsTests(JobsCase):
+    """What callers are answered whose calls are stored."""
+
+    def call(self, **headers: str) -> Response:
+        """Call "q"."""
+        access = Access(self.gate.config)
+        answers: list[Response] = []
+        calls = Calls(self.gate, access, Pushes(self.gate, access))
+        calls.call(request(b"/call/q", b"x", **headers), "q", answers.append)
+        self.turn()
+        [answer] = answers
+        return answer
+
+    def test_later(self) -> None:
+        """Who takes a 202 may say when it is to start, and whom to tell, as with a push."""
+        self.build(q=ONE)
+        asked = {"prefer": "respond-async, wait=0", "jobgate_callback": "http://a.example/b"}
+        answer = self.call(**asked, jobgate_delay="5")
+        said = json.loads(answer.body)
+        self.assertEqual((answer.status, said["state"]), (202, "scheduled"))
+        self.assertEqual(self.job(said["id"]).callback, "http://a.example/b")
+        self.assertEqual(self.child.commands, [])
+        self.turn(5)
+        self.assertEqual(len(self.child.commands), 1)
+        self.assertEqual(self.call(**{**asked, "jobgate_callback": "ftp://a/"}).status, 400)
+        self.child.reply()
+
+    def test_at_once(self) -> None:
+        """Who waits is told there and then: a header that would do nothing is refused."""
+        self.build(q=ONE)
+        for more in ({}, {"idempotency_key": "k"}, {"prefer": "wait=5"}):
+            for name in ("Jobgate-Delay", "Jobgate-Callback"):
+                header = {name.lower().replace("-", "_"): "http://a/"}
+                answer = self.call(**header, **more)
+                self.assertEqual(answer.status, 400)
+                self.assertIn(name, json.loads(answer.body)["detail"])
+        self.assertEqual(self.child.commands, [])
 
 
 class LeaseRequestsTests(JobsCase):
