@@ -257,7 +257,9 @@ class Supervisor:
         post = self._post_of(worker)
         on_trial = worker is post.next and self.rollouts.wants_canary
         if isinstance(worker, WorkerProcess):
-            worker.call_at = ENOUGH if on_trial else worker.lifespan.commands
+            worker.ration()
+            if on_trial:
+                worker.call_at = min(worker.call_at, ENOUGH)
         self._reactor.callLater(PROBATION, self._passed, worker)
         self._foreman.worker_ready(worker, post.number)
         if on_trial:
@@ -269,13 +271,18 @@ class Supervisor:
         self._roll()
 
     def worker_counted(self, worker: WorkerProcess) -> None:
-        """It has answered enough to have stood its trial, or to be replaced."""
-        if self.rollouts.trial is worker:
+        """It has answered enough to have stood its trial, to be replaced, or for good."""
+        spent = worker.spent
+        if self.rollouts.trial is worker and (spent or worker.conversation.done >= ENOUGH):
             self._stood_trial(worker)
-        cause = worker.lifespan.over(worker.conversation.done, 0.0, 0)
         post = self._post_of(worker)
-        if cause and worker is post.worker:
-            self.outlived(post, cause)
+        if worker is not post.worker:
+            return
+        if spent:
+            self._relieve(post)
+        elif post.next is None:
+            # Once it has been given more, and its answer is passed on: to start another takes time.
+            self._reactor.callLater(0, self._look_after, post, worker)
 
     def worker_slow(self, worker: WorkerProcess, slow: Slow) -> None:
         """One of its commands runs longer than `soft_timeout`; it is let run."""
@@ -382,10 +389,23 @@ class Supervisor:
             post.leaving.append(old)
             old.retire()
 
+    def _look_after(self, post: Post, worker: WorkerProcess) -> None:
+        """Have a successor started, if that is still called for."""
+        cause = worker.lifespan.over(worker.given, 0.0, 0)
+        if cause and worker is post.worker:
+            self.outlived(post, cause)
+
+    def _relieve(self, post: Post) -> None:
+        """Its worker may be given nothing more: who is to replace it takes over, ready or not."""
+        if post.next is None:
+            self.recycle(post, "max_commands")
+        self._promote(post)
+        if post.worker is None:
+            self._recruiter.fill(post, _AGAIN)
+
     def _stood_trial(self, worker: WorkerProcess) -> None:
         """The canary can serve: its old one goes, and the others follow."""
         self.rollouts.passed()
-        worker.call_at = worker.lifespan.commands
         post = self._post_of(worker)
         if worker is post.next:
             self._promote(post)
