@@ -180,7 +180,7 @@ class RemoteWorker(Member):
         """How many more commands it can be handed now: none while it has not read the last."""
         conversation = self.conversation
         if self.state is State.READY and conversation.is_ready and not self._choked:
-            return conversation.capacity - len(conversation.in_hand)
+            return conversation.capacity + conversation.company - len(conversation.in_hand)
         return 0
 
     # --- what the connection tells

@@ -454,6 +454,23 @@ class LifeTests(Case):
         line.say(frames.REPLY, number)
         self.successResultOf(made)
 
+    def test_batches_in_flight(self) -> None:
+        """As with a child, `in_flight` is how many batches it may have; those are whole."""
+        self.build(in_flight=2, batch={"size": 2, "linger": "full"})
+        line, worker = self.come(ordered=True)
+        made = [self.call(b"%d" % number) for number in range(6)]
+        self.turn()
+        bodies = [body for kind, _, _, body in line.heard() if kind == frames.COMMAND]
+        self.assertEqual((bodies, worker.room), ([b"0", b"1", b"2", b"3"], 0))
+        for number in range(4):
+            line.say(frames.REPLY, number)
+        self.turn()
+        bodies = [body for kind, _, _, body in line.heard() if kind == frames.COMMAND]
+        self.assertEqual((bodies, worker.room), ([b"4", b"5"], 1))
+        self.assertTrue(all(one.called for one in made[:4]))
+        for number in (4, 5):
+            line.say(frames.REPLY, number)
+
     def test_a_slow_reader_is_given_no_more(self) -> None:
         """Room ends with the buffers; what is not handed over waits for somebody else."""
         self.build(in_flight=4)
