@@ -155,8 +155,11 @@ async def _join(jobs: Jobs, name: str, command: Command, patience: float) -> Out
     if found.state >= TERMINAL:
         return await _outcome(jobs, found, replayed=True)
     if found.state == State.RUNNING:
-        raise errors.WorkerTimeout(f"the call with this key has not ended within {seconds:.3f} s")
-    raise errors.QueueTimeout(f"the call with this key has not begun within {patience:.3f} s")
+        message = f"the call with this key has not ended within {seconds:.3f} s"
+        raise errors.WorkerTimeout(message, id=name)
+    message = f"the call with this key has not begun within {patience:.3f} s"
+    # It may wait for its next attempt.
+    raise errors.QueueTimeout(message, id=name, executed="maybe" if found.attempt else "no")
 
 
 async def _run(jobs: Jobs, road: Road, command: Command, *, shard: str, no_queue: bool) -> Outcome:

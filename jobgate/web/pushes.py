@@ -312,8 +312,9 @@ class Pushes:
         if not isinstance(error, errors.JobgateError):
             self._log.failure("a request to {queue} failed", failure=failure, queue=queue)
             error = errors.InternalError("the gate's log has the details")
-        name = command.id if command is not None else ""
-        answer(problem(error, name, self._full_status(queue)))
+        # Whoever has joined what another has sent is told of that: of his own there is nothing.
+        name = error.extra.get("id") or (command.id if command is not None else "")
+        answer(problem(error, str(name), self._full_status(queue)))
 
 
 def key_of(exchange: Exchange) -> Key | None:

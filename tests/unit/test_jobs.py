@@ -635,6 +635,7 @@ class KeyedTests(JobsCase):
         self.turn(1.1)
         error = self.failureResultOf(joined, errors.QueueTimeout).value
         self.assertIn("30.000 s", str(error))
+        self.assertEqual((error.executed, error.extra["id"]), ("no", name))
         late = self.call()
         self.turn(29.0)
         self.gate.dispatcher["q"].resume()
@@ -642,6 +643,20 @@ class KeyedTests(JobsCase):
         self.assertNoResult(late)
         self.child.reply(b"at last")
         self.assertEqual(self.successResultOf(late).reply.body, b"at last")
+
+    def test_joins_what_waits_again(self) -> None:
+        """A job that waits for its next attempt may have run, whatever its time is called."""
+        [name] = self.gate.new_ids(1)
+        job = NewJob(name, "q", b"", "t/p", attempts=3)
+        self.successResultOf(self.gate.jobs.put([job], key=KEY))
+        self.child.fail("not yet")
+        self.turn()
+        joined = self.call(timeout=0.5)
+        self.turn(0.6)
+        error = self.failureResultOf(joined, errors.QueueTimeout).value
+        self.assertEqual((error.executed, error.extra["id"]), ("maybe", name))
+        self.turn(5.0)
+        self.child.reply()
 
     def test_declined(self) -> None:
         """One that all workers decline is as if it had never been."""

@@ -46,6 +46,12 @@ def request(target: bytes, body: bytes = b"", **headers: str) -> Exchange:
     return Exchange(_Alive(), Head(b"POST", target, named), body)  # type: ignore[arg-type]
 
 
+def said(response: Response, name: str) -> str:
+    """One of its headers."""
+    fields = dict(line.split(": ", 1) for line in response.fields.splitlines())
+    return fields[name]
+
+
 class CallRequestsTests(JobsCase):
     """What callers are answered whose calls are stored."""
 
@@ -55,7 +61,7 @@ class CallRequestsTests(JobsCase):
         answers: list[Response] = []
         calls = Calls(self.gate, access, Pushes(self.gate, access))
         calls.call(request(b"/call/q", b"x", **headers), "q", answers.append)
-        self.turn()
+        self.turn(0.002)
         [answer] = answers
         return answer
 
@@ -64,13 +70,23 @@ class CallRequestsTests(JobsCase):
         self.build(q=ONE)
         asked = {"prefer": "respond-async, wait=0", "jobgate_callback": "http://a.example/b"}
         answer = self.call(**asked, jobgate_delay="5")
-        said = json.loads(answer.body)
-        self.assertEqual((answer.status, said["state"]), (202, "scheduled"))
-        self.assertEqual(self.job(said["id"]).callback, "http://a.example/b")
+        job = json.loads(answer.body)
+        self.assertEqual((answer.status, job["state"]), (202, "scheduled"))
+        self.assertEqual(self.job(job["id"]).callback, "http://a.example/b")
         self.assertEqual(self.child.commands, [])
         self.turn(5)
         self.assertEqual(len(self.child.commands), 1)
         self.assertEqual(self.call(**{**asked, "jobgate_callback": "ftp://a/"}).status, 400)
+        self.child.reply()
+
+    def test_whose_problem(self) -> None:
+        """Who has joined what another has sent, and waits no longer, is told the id of that."""
+        self.build(q=ONE)
+        first = self.call(prefer="respond-async, wait=0", idempotency_key="k")
+        name = json.loads(first.body)["id"]
+        joined = self.call(jobgate_timeout="0.001", idempotency_key="k")
+        self.assertEqual((joined.status, json.loads(joined.body)["id"]), (504, name))
+        self.assertEqual(said(joined, "Jobgate-Id"), name)
         self.child.reply()
 
     def test_at_once(self) -> None:
@@ -103,18 +119,13 @@ class LeaseRequestsTests(JobsCase):
         [answer] = answers
         return answer
 
-    def said(self, response: Response, name: str) -> str:
-        """One of its headers."""
-        fields = dict(line.split(": ", 1) for line in response.fields.splitlines())
-        return fields[name]
-
     def test_what_becomes_of_it(self) -> None:
         """Who fails or declines a job is told its state: it may be tried again."""
         name = self.push()
         states = []
         for way in (self.pulls.decline, self.pulls.fail, self.pulls.fail):
             self.turn(3.0)
-            lease = self.said(self.pull(), "Jobgate-Lease")
+            lease = said(self.pull(), "Jobgate-Lease")
             answer = self.done(way(request(b"/jobs/x", jobgate_lease=lease), name))
             states.append(json.loads(answer.body)["state"])
         self.assertEqual(states, ["scheduled", "scheduled", "dead"])
@@ -122,7 +133,7 @@ class LeaseRequestsTests(JobsCase):
     def test_too_late(self) -> None:
         """A stale reply is told the command that it was for."""
         name = self.push()
-        lease = self.said(self.pull(), "Jobgate-Lease")
+        lease = said(self.pull(), "Jobgate-Lease")
         self.done(self.pulls.reply(request(b"/jobs/x/reply", jobgate_lease=lease), name))
         late = self.refused(
             self.pulls.reply(request(b"/jobs/x/reply", jobgate_lease=lease), name),
@@ -141,7 +152,7 @@ class LeaseRequestsTests(JobsCase):
         first = self.pull(idempotency_key="k")
         again = self.pull(b"lease=30&wait=1", idempotency_key="k")
         self.assertEqual((again.body, first.body), (b"1", b"1"))
-        self.assertEqual(self.said(again, "Idempotency-Replayed"), "true")
+        self.assertEqual(said(again, "Idempotency-Replayed"), "true")
         self.assertEqual(self.pull(idempotency_key="other").body, b"2")
 
     def test_a_key_goes_with_its_lease(self) -> None:
@@ -166,7 +177,7 @@ class LeaseRequestsTests(JobsCase):
     def test_gone_before_the_next(self) -> None:
         """Whoever left while the store took the reply does not wait for the next command."""
         name = self.push(body=b"1")
-        lease = self.said(self.pull(), "Jobgate-Lease")
+        lease = said(self.pull(), "Jobgate-Lease")
         target = b"/jobs/x/reply?lease=9&wait=20&next=q"
         exchange = request(target, b"r", jobgate_lease=lease)
         with patch.object(_Alive, "alive", return_value=False):
@@ -188,18 +199,18 @@ class LeaseRequestsTests(JobsCase):
     def test_reply_and_next_again(self) -> None:
         """Whoever did not hear the answer sends it again, and gets the same command."""
         one, two = self.push(body=b"1"), self.push(body=b"2")
-        lease = self.said(self.pull(), "Jobgate-Lease")
+        lease = said(self.pull(), "Jobgate-Lease")
         answers = [
             self.done(self.reply_and_next(one, lease, idempotency_key="k")) for _ in range(2)
         ]
         self.assertEqual([answer.body for answer in answers], [b"2", b"2"])
-        self.assertEqual({self.said(answer, "Jobgate-Id") for answer in answers}, {two})
+        self.assertEqual({said(answer, "Jobgate-Id") for answer in answers}, {two})
         self.refused(self.reply_and_next(one, lease), errors.StaleAttempt)
 
     def test_nothing_is_taken_of_what_is_refused(self) -> None:
         """A reply with a `next` that cannot be is refused whole."""
         name = self.push()
-        lease = self.said(self.pull(), "Jobgate-Lease")
+        lease = said(self.pull(), "Jobgate-Lease")
         self.refused(self.reply_and_next(name, lease, b"a%20b"), errors.UnknownQueue)
         self.refused(self.reply_and_next(name, lease, idempotency_key=""), errors.BadRequest)
         self.assertEqual(self.done(self.reply_and_next(name, lease)).status, 204)
@@ -207,7 +218,7 @@ class LeaseRequestsTests(JobsCase):
     def test_drain(self) -> None:
         """Who waits when it begins is told that there is nothing; who comes later, why."""
         name = self.push()
-        lease = self.said(self.pull(), "Jobgate-Lease")
+        lease = said(self.pull(), "Jobgate-Lease")
         waiting: list[Response] = []
         self.pulls.pull(request(b"/pull/q?wait=9"), "q", waiting.append)
         drained = self.gate.drain()
@@ -222,7 +233,7 @@ class LeaseRequestsTests(JobsCase):
         """A reply that has been taken is not answered with an error: it would be sent again."""
         name = self.push()
         self.push()
-        lease = self.said(self.pull(), "Jobgate-Lease")
+        lease = said(self.pull(), "Jobgate-Lease")
         full = fail(errors.StoreUnavailable("full"))
         with patch.object(self.journal, "lease", lambda *_: full):
             self.assertEqual(self.done(self.reply_and_next(name, lease)).status, 204)
@@ -231,7 +242,7 @@ class LeaseRequestsTests(JobsCase):
     def test_left_while_it_waits_for_the_next(self) -> None:
         """A puller who replies and leaves takes nothing, and nobody goes on waiting for it."""
         name = self.push()
-        lease = self.said(self.pull(), "Jobgate-Lease")
+        lease = said(self.pull(), "Jobgate-Lease")
         exchange = request(b"/jobs/x/reply?lease=9&wait=9&next=q", b"r", jobgate_lease=lease)
         # As a front door does that was given the route's Deferred.
         answer: Deferred[Response] = Deferred()
