@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 
 from mosec import Server, Worker
+from workers.punctual import punctual
 
 SECONDS = 0.01
 SIZE = 32
@@ -20,6 +21,13 @@ class Model(Worker):  # type: ignore[misc, unused-ignore]
     """
     Sleeps as `workers/batch.py` does.
     """
+
+    def __init__(self) -> None:
+        """
+        Prepare the process that runs it.
+        """
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
+        punctual()
 
     def deserialize(self, data: bytes) -> bytes:
         """

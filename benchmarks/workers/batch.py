@@ -7,6 +7,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from punctual import punctual
+
 from jobgate.worker import serve
 
 if TYPE_CHECKING:
@@ -24,4 +26,5 @@ def run(commands: list[Command]) -> list[bytes]:
 
 
 if __name__ == "__main__":
+    punctual()
     serve(run, batch=True)

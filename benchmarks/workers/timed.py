@@ -7,7 +7,6 @@ network would: what is on its way holds up nobody. The reply is when the command
 the work began and when it ended, on the clock that all processes of a machine share.
 """
 
-import ctypes
 import os
 import struct
 import sys
@@ -15,23 +14,16 @@ import threading
 import time
 from queue import SimpleQueue
 
+from punctual import punctual
+
 HEADER = struct.Struct(">IBBHII")
 HELLO, COMMAND, REPLY, PING, PONG = 1, 3, 4, 10, 11
-TIMERSLACK = 29
-"""prctl(2): how late the kernel may wake a thread; 50 microseconds unless told otherwise."""
 
 number = int(os.environ["JOBGATE_WORKER"].rpartition("-")[2])
 WORK = float(sys.argv[1].split(",")[number - 1]) / 1000
 HAND_OVER = float(sys.argv[2]) / 1000
 coming: SimpleQueue[tuple[int, float]] = SimpleQueue()
 going: SimpleQueue[tuple[int, bytes]] = SimpleQueue()
-
-
-def punctual() -> None:
-    """
-    Have this thread woken in time.
-    """
-    ctypes.CDLL(None).prctl(TIMERSLACK, 1, 0, 0, 0)
 
 
 def say(kind: int, frame_id: int, meta: bytes, body: bytes) -> None:
