@@ -130,12 +130,13 @@ class BatchQueue(CommandQueue):
             ]
             return Batch(members, suspect=True)
         members, size_bytes = [first], len(first.body) + first.extra
-        while pending.count and len(members) < batching.size:
-            command = pending.pop_for(worker)
+        size, max_bytes, pop = batching.size, batching.max_bytes, pending.pop_for
+        while pending.count and len(members) < size:
+            command = pop(worker)
             if command is None:
                 break
             size_bytes += len(command.body) + command.extra
-            if command.batch is not None or not batching.fits(len(members) + 1, size_bytes):
+            if command.batch is not None or size_bytes > max_bytes:
                 pending.push_front(command)
                 break
             members.append(command)

@@ -123,10 +123,6 @@ class Batching:
         """Whether so many, with so many bytes of bodies, need wait for nobody else."""
         return count >= self.size or size_bytes >= self.max_bytes
 
-    def fits(self, count: int, size_bytes: int) -> bool:
-        """Whether so many may go together."""
-        return count <= 1 or (count <= self.size and size_bytes <= self.max_bytes)
-
     def goes_at(self, oldest: float, newest: float, idle_since: float | None) -> float:
         """
         When a batch goes that is not full.

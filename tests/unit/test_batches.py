@@ -97,14 +97,6 @@ class BatchingTests(SynchronousTestCase):
         self.assertTrue(batching.full(4, 0))
         self.assertTrue(batching.full(1, 100))
 
-    def test_fits(self) -> None:
-        """One alone always fits."""
-        batching = Batching(batch_config(4, max_bytes=Bytes(100)))
-        self.assertTrue(batching.fits(1, 500))
-        self.assertTrue(batching.fits(4, 100))
-        self.assertFalse(batching.fits(2, 101))
-        self.assertFalse(batching.fits(5, 10))
-
     def test_pause(self) -> None:
         """Without a linger an idle worker gives company a moment; a busy one need not be asked."""
         batching = Batching(batch_config())
