@@ -8,12 +8,17 @@ seen by running them.
 
 from __future__ import annotations
 
+import ast
+import inspect
+import os
 import re
 import tomllib
 from argparse import ArgumentParser
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
@@ -28,63 +33,38 @@ from jobgate.config.settings import (
     Scale,
     TokenConfig,
 )
+from jobgate.config.units import Seconds
 from jobgate.gate import Gate
 from jobgate.ids import IdMaker
+from jobgate.jobs.graph import Node
 from jobgate.jobs.job import State
 from jobgate.options import Options
+from jobgate.pool.environment import environment
+from jobgate.pool.report import Report
 from jobgate.testing import SpawningReactor, inline_journal
+from jobgate.web import job_views, views
+from jobgate.web.fields import CALL_FIELDS, PUSH_FIELDS
 from jobgate.web.handler import HTTPHandler
 from jobgate.web.metrics import Metrics
 from jobgate.web.openapi import document
 from jobgate.web.problems import PROBLEMS
+from jobgate.wire import frames
+from jobgate.worker import Command, pull, serve
+from tests.unit.pages import (
+    CODE,
+    DOCS,
+    LINK,
+    PAGES,
+    ROOT,
+    anchors,
+    documents,
+    prose,
+    rows,
+    sections,
+    text,
+)
 
-ROOT = Path(__file__).parent.parent.parent
-DOCS = ROOT / "docs"
-PAGES = [
-    ROOT / "README.md",
-    *sorted(DOCS.glob("*.md")),
-    *sorted(ROOT.glob("examples/*/README.md")),
-    ROOT / "benchmarks" / "README.md",
-]
-
-_FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-_CODE = re.compile(r"`([^`\n]+)`")
-_LINK = re.compile(r"\]\(([^)\s]+)\)")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
-
-
-def text(page: Path) -> str:
-    """A page as it is written."""
-    return page.read_text(encoding="utf-8")
-
-
-def prose(page: Path) -> str:
-    """A page without what stands in fences."""
-    return _FENCE.sub("", text(page))
-
-
-def sections(page: Path) -> dict[str, str]:
-    """What stands below each heading, down to the next one of any depth; without fences."""
-    parts = re.split(r"^#+ (.+)$", prose(page), flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
-def rows(part: str) -> list[list[str]]:
-    """The cells of all tables, without their heads."""
-    found: list[list[str]] = []
-    for line in part.splitlines():
-        if line.startswith("|---"):
-            found.pop()
-        elif line.startswith("|"):
-            found.append([cell.strip() for cell in line.strip("|").split("|")])
-    return found
-
-
-def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
-    kept = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
-    return {heading.replace(" ", "-") for heading in kept}
 
 
 def gate() -> Gate:
@@ -197,7 +177,7 @@ class HttpTests(SynchronousTestCase):
     def test_routes(self) -> None:
         told: set[tuple[str, str]] = set()
         for request, _, _ in rows(sections(self.PAGE)["Routes"]):
-            spans = _CODE.findall(request)
+            spans = CODE.findall(request)
             methods = [span.split(" ")[0] for span in spans if not span.startswith("/")]
             paths = [span.split(" ")[-1] for span in spans if "/" in span]
             for path in paths:
@@ -237,6 +217,43 @@ class HttpTests(SynchronousTestCase):
             for status, slug in re.findall(r"\b([45]\d\d)\s+`([a-z]+(?:-[a-z]+)*)`", text(page)):
                 self.assertIn(int(status), statuses[slug], page)
 
+    def test_headers(self) -> None:
+        """Those that are read, beside what every request may have."""
+        for page, heading, known in (
+            (self.PAGE, "Request headers", CALL_FIELDS | {b"accept", b"authorization"}),
+            (DOCS / "jobs.md", "Push", PUSH_FIELDS),
+        ):
+            cells = [row[0] for row in rows(sections(page)[heading])]
+            names = {name.split(":")[0].lower() for cell in cells for name in CODE.findall(cell)}
+            self.assertEqual(names, {name.decode() for name in known} | {"content-type"})
+
+    def test_documents(self) -> None:
+        """Where a page shows a whole document of a kind, it has the members that are sent."""
+        kinds: dict[type[msgspec.Struct], set[str]] = {
+            views.Queue: {"depth", "shards"},
+            views.Worker: {"rss", "last_crash"},
+            Report: {"kind", "cause", "output"},
+            job_views.Job: {"progress", "tries", "links"},
+        }
+        seen: Counter[str] = Counter()
+        for page in PAGES:
+            for found in documents(page):
+                for kind, marks in kinds.items():
+                    if marks <= found.keys():
+                        seen[kind.__name__] += 1
+                        known = [
+                            field.encode_name
+                            for field in msgspec.structs.fields(kind)
+                            if field.default is not msgspec.UNSET or field.name in found
+                        ]
+                        self.assertEqual(list(found), known, page)
+        self.assertEqual(set(seen), {kind.__name__ for kind in kinds})
+
+    def test_members_of_a_graph(self) -> None:
+        part = rows(sections(DOCS / "graphs.md")["Submitting"])
+        told = [CODE.findall(row[0])[0] for row in part]
+        self.assertEqual(sorted(told), sorted(Node.__struct_fields__))
+
     def test_states(self) -> None:
         told = [row[0].strip("`") for row in rows(sections(DOCS / "jobs.md")["States"])]
         self.assertEqual(sorted(told), sorted(state.word for state in State))
@@ -247,7 +264,7 @@ class CommandLineTests(SynchronousTestCase):
 
     def test_commands(self) -> None:
         table = rows(text(DOCS / "cli.md").split("\n## ")[0])
-        named = {_CODE.findall(row[0])[0]: row[1] for row in table}
+        named = {CODE.findall(row[0])[0]: row[1] for row in table}
         self.assertEqual(named, COMMANDS)
 
     def test_options(self) -> None:
@@ -275,13 +292,84 @@ class MetricsTests(SynchronousTestCase):
         self.assertEqual(told, known)
 
 
+class WorkersTests(SynchronousTestCase):
+    """docs/workers.md has all that a worker can meet, and no more."""
+
+    PARTS = sections(DOCS / "workers.md")
+
+    def test_command(self) -> None:
+        told = {
+            name
+            for row in rows(self.PARTS["What a handler is given"])
+            for name in re.findall(r"command\.(\w+)", row[0])
+        }
+        self.assertEqual(told, {name for name in dir(Command) if not name.startswith("_")})
+
+    def test_arguments(self) -> None:
+        """Of `serve` and `pull`, with the defaults that are said."""
+        told = {name for row in rows(self.PARTS["Registering"]) for name in CODE.findall(row[0])}
+        known = set(inspect.signature(serve).parameters)
+        self.assertEqual(told, known - {"handler", "batch"})
+        told_of_pull = {
+            name: row[1]
+            for row in rows(sections(DOCS / "pull.md")["Pull workers in Python"])
+            for name in CODE.findall(row[0])
+        }
+        parameters = dict(inspect.signature(pull).parameters)
+        for name in ("handler", "url", "queue"):
+            del parameters[name]
+        self.assertEqual(set(told_of_pull), set(parameters))
+        for name in ("lease", "wait"):
+            self.assertTrue(told_of_pull[name].startswith(f"{parameters[name].default}: "), name)
+
+    def test_frames(self) -> None:
+        """The types by number and name."""
+        told = [(row[0], row[1]) for row in rows(self.PARTS["Types"])]
+        known = {
+            value: name
+            for name in frames.__all__
+            if isinstance(value := getattr(frames, name), int) and value != frames.MAX_FRAME
+        }
+        self.assertEqual(told, [(str(value), known[value]) for value in sorted(known)])
+
+    def test_environment(self) -> None:
+        """What a worker finds is what it is given, and what is handed on."""
+        part = rows(self.PARTS["What a worker finds around it"])
+        told = {name for row in part for name in re.findall(r"`([A-Z][A-Z_]+)`", row[0])}
+        passed = {"HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR"}
+        config = QueueConfig(name="q", soft_timeout=Seconds(1)).worker()
+        with patch.dict(os.environ, dict.fromkeys(passed, "C")):
+            self.assertEqual(told, set(environment(config, "q", "q-1")))
+
+
+class EmbeddingTests(SynchronousTestCase):
+    """docs/embedding.md has the arguments as they are."""
+
+    def test_signatures(self) -> None:
+        page = prose(DOCS / "embedding.md")
+        told = dict(re.findall(r"`gate\.(\w+)\(([^)]+)\)`", page))
+        self.assertEqual(list(told), ["call", "push", "pull"])
+        for method, arguments in told.items():
+            known = list(inspect.signature(getattr(Gate, method)).parameters.values())[1:]
+            call = ast.parse(f"f({arguments})", mode="eval").body
+            assert isinstance(call, ast.Call)
+            self.assertEqual(
+                [ast.unparse(word) for word in call.args],
+                [one.name for one in known if one.kind is not one.KEYWORD_ONLY],
+            )
+            self.assertEqual(
+                {str(word.arg): ast.literal_eval(word.value) for word in call.keywords},
+                {one.name: one.default for one in known if one.kind is one.KEYWORD_ONLY},
+            )
+
+
 class PagesTests(SynchronousTestCase):
     """What pages say of each other, and of files."""
 
     def test_links(self) -> None:
         """Every link within this repository leads somewhere, to its very heading."""
         for page in [*PAGES, ROOT / "CHANGELOG.md"]:
-            for link in _LINK.findall(prose(page)):
+            for link in LINK.findall(prose(page)):
                 if link.startswith(("http://", "https://")):
                     continue
                 path, _, anchor = link.partition("#")
@@ -292,7 +380,7 @@ class PagesTests(SynchronousTestCase):
 
     def test_every_page_is_linked(self) -> None:
         """From the README, directly, so that nobody has to know that there is one."""
-        linked = {link.partition("#")[0] for link in _LINK.findall(prose(ROOT / "README.md"))}
+        linked = {link.partition("#")[0] for link in LINK.findall(prose(ROOT / "README.md"))}
         for page in PAGES[1:]:
             if page.parent == DOCS:
                 self.assertIn(f"docs/{page.name}", linked)
