@@ -101,7 +101,7 @@ class Script:
 
     def run(self) -> None:
         self.put(new("a"), new("b", body=BODY), claim=2, key=Key("scope", "print", "answer"))
-        self.journal._groups._ledger.db.execute(f"PRAGMA wal_autocheckpoint = {PAGES}")
+        self.journal._groups._home.ledger.db.execute(f"PRAGMA wal_autocheckpoint = {PAGES}")
         self.put(*(new(f"m{n}", priority=n % 8, headers='{"a":1}') for n in range(20)))
         line = BODY.replace(b"\n", b"")
         self.put(together([new(f"kin-{n:032}", body=line) for n in range(4)]))
@@ -240,7 +240,7 @@ class CrashPointTests(SynchronousTestCase):
         self.successResultOf(journal.open(lambda _: None))
         try:
             if files:
-                db = journal._groups._ledger.db
+                db = journal._groups._home.ledger.db
                 self.assertEqual(db.execute("PRAGMA integrity_check").fetchall(), [("ok",)])
             found = self.successResultOf(journal.page("", None, 1000, ""))[0]
             differences = []

@@ -152,7 +152,7 @@ class GrowthTests(Case):
         most = graphs.MAX_JOBS
         self.put(new("a"), new("b"))
         self.take()
-        self.journal._groups._ledger.db.execute(
+        self.journal._groups._home.ledger.db.execute(
             "UPDATE graph SET size = ?", (most - 3,)
         )  # as if it had so many
         self.finish("a", OK, new("c"), new("d"))

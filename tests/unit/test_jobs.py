@@ -438,7 +438,7 @@ class RestartTests(JobsCase):
 
     def crash(self, **queues: Any) -> None:
         """The gate dies by `kill -9`, and another starts."""
-        self.journal._writer._groups._release()
+        self.journal._writer._groups._home.release()
         self.reactor.discard()
         self.reactor = SpawningReactorAt(self.reactor.seconds())
         self.reactor.install()

@@ -13,7 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from jobgate.errors import ConfigError
 from jobgate.jobs.job import Change, Ending, NewJob, Reply, State
 from jobgate.jobs.sqlite import asking, entering, running
-from jobgate.jobs.sqlite.groups import Groups, Kind, Operation
+from jobgate.jobs.sqlite.groups import Groups
+from jobgate.jobs.sqlite.operations import Kind, Operation
 from jobgate.jobs.stores import open_journal
 from jobgate.testing import inline_journal
 

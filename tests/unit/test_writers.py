@@ -71,7 +71,7 @@ class LoopTests(SynchronousTestCase):
 
     def test_the_tables_wait(self) -> None:
         """What nobody asks the tables for goes there with much else, as it is by then."""
-        tables = self.journal._groups._ledger._db
+        tables = self.journal._groups._home.ledger.db
         ids = [f"{number:032}" for number in range(200)]
         seen = []
         for id_ in ids:
@@ -89,7 +89,7 @@ class LoopTests(SynchronousTestCase):
         jobs, _ = self.now(self.journal.page("q", None, 1000, ""))
         self.assertEqual([job.id for job in jobs], ids[::-1])
         self.assertEqual({job.state for job in jobs}, {State.SUCCEEDED})
-        self.assertEqual(self.journal._groups._ledger.rows, {})
+        self.assertEqual(self.journal._groups._home.ledger.desk.rows, {})
         again = self.journal.finish_lease(f"lease of {ids[0]}", Ending(State.SUCCEEDED))
         self.assertTrue(self.now(again))
 

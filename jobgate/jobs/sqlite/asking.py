@@ -171,7 +171,7 @@ def page(
         BadRequest: The cursor is none of ours.
     """
     if not after:
-        before = ledger.next_seq()
+        before = ledger.ids.next_seq
     elif after.isascii() and after.isdigit() and len(after) < 19:
         before = int(after)
     else:

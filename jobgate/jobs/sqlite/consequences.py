@@ -46,11 +46,11 @@ def _meet(ledger: Ledger, parents: str) -> None:
         " ifnull((SELECT id FROM graph WHERE seq = job.graph), ''), job.caller) END) AS x"
         " FROM edge JOIN job ON job.seq = edge.child WHERE job.state = 0 AND edge.met = 0"
         " AND edge.parent IN (SELECT value FROM json_each(?1)) GROUP BY edge.child",
-        (parents, ledger.now),
+        (parents, ledger.moves.now),
     )
     # Who only waits for fewer from now on, or for a worker, need not come into RAM, unless
     # it is there.
-    here = ledger.under_way(State.BLOCKED)
+    here = ledger.desk.under_way(State.BLOCKED)
     fewer: dict[int, list[int]] = {}
     ready = []
     less = {}
@@ -62,7 +62,7 @@ def _meet(ledger: Ledger, parents: str) -> None:
         else:
             ready.append(child)
             name, queue, attempt, graph, caller = job
-            ledger.changes.append(
+            ledger.moves.changes.append(
                 Change(name, queue, State.QUEUED, attempt, graph, State.BLOCKED, caller=caller)
             )
     for count, seqs in fewer.items():
@@ -108,17 +108,17 @@ def need_ended(ledger: Ledger, row: Row, parent: Row) -> None:
         return
     word = public(parent.state).word
     why = f"it needed {parent.name or parent.id}, which is {word}"
-    ledger.end(row, State.CANCELLED, None, document(Cancelled(why)))
+    ledger.moves.end(row, State.CANCELLED, None, document(Cancelled(why)))
 
 
 def _wait_for_fewer(ledger: Ledger, row: Row, count: int) -> None:
     row.waits -= count
-    ledger.touch(row)
+    ledger.moves.touch(row)
     if not row.waits:
-        later = row.due > ledger.now
+        later = row.due > ledger.moves.now
         if not later:
             row.due = 0
-        ledger.move(row, State.SCHEDULED if later else State.QUEUED)
+        ledger.moves.move(row, State.SCHEDULED if later else State.QUEUED)
 
 
 def put_notices(ledger: Ledger, rows: Sequence[Row]) -> None:
@@ -129,6 +129,6 @@ def put_notices(ledger: Ledger, rows: Sequence[Row]) -> None:
         row = told.pop(before)
         again = callback(row.id, public(row.state), row.callback, row.attempt)
         if not ledger.known([again.id]):
-            ledger.add(again)
+            ledger.moves.add(again)
     for row in told.values():
-        ledger.add(callback(row.id, public(row.state), row.callback))
+        ledger.moves.add(callback(row.id, public(row.state), row.callback))

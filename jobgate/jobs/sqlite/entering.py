@@ -62,13 +62,14 @@ def put(
     if graph:
         number = _new_graph(ledger, graph, jobs)
     if parents is None and not graph:
+        add, late = ledger.moves.add, ledger.in_ram
         for job in jobs[:claim]:
-            ledger.add(job, claim=True)
+            add(job, claim=True, late=late)
         for job in jobs[claim:]:
-            ledger.add(job)
+            add(job, late=late)
     elif parents is None:
         for index, job in enumerate(jobs):
-            ledger.add(job, claim=index < claim, graph=number, graph_id=graph)
+            ledger.moves.add(job, claim=index < claim, graph=number, graph_id=graph)
     else:
         _add_linked(ledger, jobs, parents, claim, number, graph)
     if key is not None:
@@ -97,17 +98,18 @@ def grow(ledger: Ledger, row: Row, jobs: Sequence[NewJob]) -> None:
     numbers = _add_linked(ledger, jobs, parents, 0, row.graph, row.graph_id)
     if not children:
         return
+    moves, edges = ledger.moves, ledger.sheet.edges
     ended = []
     for brought in ledger.load(
         "WHERE job.seq IN (SELECT value FROM json_each(?))", (encode(numbers).decode(),)
     ):
         brought.flags |= NEEDED
-        ledger.touch(brought)
+        moves.touch(brought)
         for child in children:
             # Behind all that it needed before: numbers only rise.
-            ledger.link(brought.seq, child.seq, brought.seq)
+            edges.append((brought.seq, child.seq, brought.seq))
             child.waits += 1
-            ledger.touch(child)
+            moves.touch(child)
             if TERMINAL <= brought.state <= State.DEAD:
                 ended.append((child.seq, brought))
     if ended:
@@ -127,7 +129,7 @@ def remember(ledger: Ledger, key: Key, target: str) -> None:
     keep = round(key.keep * 1000)
     ledger.db.execute(
         "INSERT OR REPLACE INTO key VALUES (?, ?, ?, ?, ?, ?)",
-        (key.scope, key.fingerprint, key.answer, target, keep, ledger.now + keep),
+        (key.scope, key.fingerprint, key.answer, target, keep, ledger.moves.now + keep),
     )
 
 
@@ -139,7 +141,7 @@ def _is_plain(ledger: Ledger, jobs: Sequence[NewJob]) -> bool:
         and type(job.body) is bytes
         and f"{job.content_type}{job.headers}{job.caller}{job.callback}".isascii()
         and max(job.priority, job.attempts, job.delay, job.expires, job.keep) <= _MUCH
-        and not ledger.seen(job.id)
+        and not ledger.ids.seen(job.id)
     )
 
 
@@ -155,7 +157,7 @@ def _check_limits(ledger: Ledger, jobs: Sequence[NewJob], limits: dict[str, int]
         counts[job.queue] = counts.get(job.queue, 0) + size_of(job)
     for queue, count in counts.items():
         limit = limits.get(queue)
-        waiting = ledger.waiting_in(queue)
+        waiting = ledger.moves.waiting_in(queue)
         if limit is not None and waiting + count > limit:
             found = f"queue {queue} has {waiting} jobs waiting, and may have {limit}"
             full = QueueFull(found if count == 1 else f"{found}: no room for {count} more")
@@ -188,7 +190,7 @@ def _parents(ledger: Ledger, jobs: Sequence[NewJob]) -> dict[str, Row]:
 def _new_graph(ledger: Ledger, graph: str, jobs: Sequence[NewJob]) -> int:
     made = ledger.db.execute(
         "INSERT INTO graph (id, created, caller, size, live) VALUES (?, ?, ?, ?, 0) RETURNING seq",
-        (graph, ledger.now, jobs[0].caller, len(jobs)),
+        (graph, ledger.moves.now, jobs[0].caller, len(jobs)),
     )
     (number,) = made.fetchone()
     return int(number)
@@ -203,23 +205,24 @@ def _add_linked(
     graph_id: str,
 ) -> list[int]:
     """Jobs of which some need others, new or stored; their numbers."""
+    moves, edges = ledger.moves, ledger.sheet.edges
     numbers: dict[str, int] = {}
     ended: list[tuple[int, Row]] = []
-    first = ledger.next_seq()
+    first = ledger.ids.next_seq
     for index, job in enumerate(jobs):
         numbers[job.id] = first + index
     for index, job in enumerate(jobs):
         needs = dict.fromkeys(job.needs)
-        seq = ledger.add(job, claim=index < claim, graph=graph, graph_id=graph_id, waits=len(needs))
+        seq = moves.add(job, claim=index < claim, graph=graph, graph_id=graph_id, waits=len(needs))
         for place, id_ in enumerate(needs):
             parent = parents.get(id_)
             if parent is None:
-                ledger.link(numbers[id_], seq, place)
+                edges.append((numbers[id_], seq, place))
                 continue
-            ledger.link(parent.seq, seq, place)
+            edges.append((parent.seq, seq, place))
             # One that has ended, too: its reply is to stay for those that need it.
             parent.flags |= NEEDED
-            ledger.touch(parent)
+            moves.touch(parent)
             if TERMINAL <= parent.state <= State.DEAD:
                 ended.append((seq, parent))
     inner = {id_ for job in jobs for id_ in job.needs if id_ in numbers}

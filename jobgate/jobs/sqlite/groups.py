@@ -1,36 +1,31 @@
 """
 Operations run in groups: one transaction, one sync.
 
-Owns the connection, the clock and the trouble. Must not know threads or Deferreds: who
-calls `run` does so from one thread only.
+Owns the trouble: what is refused, what waits, what is tried again. Must not know threads or
+Deferreds: who calls `run` does so from one thread only; nor what keeps a file one gate's own.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
-from enum import Enum, auto
-from errno import EIO
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import msgspec
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from jobgate.enums import plain
-from jobgate.errors import ConfigError, JobgateError, StoreUnavailable
-from jobgate.jobs.job import TERMINAL
-from jobgate.jobs.sqlite import entering, schema, upkeep
-from jobgate.jobs.sqlite.ledger import Ledger, TablesNeeded
+from jobgate.errors import JobgateError, StoreUnavailable
+from jobgate.jobs.sqlite import entering, schema
+from jobgate.jobs.sqlite.home import Home
+from jobgate.jobs.sqlite.ledger import TablesNeeded
+from jobgate.jobs.sqlite.operations import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from twisted.internet.defer import Deferred
-
     from jobgate.jobs.job import Change
+    from jobgate.jobs.sqlite.operations import Operation
 
-__all__ = ["RETRY", "Groups", "Kind", "Operation"]
+__all__ = ["RETRY", "Groups"]
 
 RETRY: Final = 1.0
 """Seconds after which what could not be stored is tried again."""
@@ -44,53 +39,6 @@ _PROBE: Final = "INSERT OR REPLACE INTO outcome VALUES (0, NULL, NULL, zeroblob(
 """What must find room before the store calls itself well again."""
 
 
-@plain
-class Kind(Enum):
-    """What an operation asks of the store."""
-
-    READ = auto()
-    WRITE = auto()
-    LASTING = auto()
-    """It is tried until it is stored."""
-    HOLD = auto()
-    """It stores nothing, but what follows it will."""
-    UPKEEP = auto()
-    """It often finds nothing to store."""
-
-
-class Operation:
-    """
-    One operation on its way through the store.
-
-    Attributes:
-        step: What is called with the ledger and `args`.
-        kind: What it asks of the store.
-        deferred: Whom to tell, if anybody.
-        size: Bytes it keeps in RAM.
-        outcome: What it came to.
-    """
-
-    __slots__ = ("args", "deferred", "kind", "outcome", "size", "step")
-
-    def __init__(
-        self,
-        step: Callable[..., object],
-        args: tuple[object, ...],
-        kind: Kind,
-        deferred: Deferred[Any] | None,
-        size: int = 0,
-    ) -> None:
-        self.step = step
-        self.args = args
-        self.kind = kind
-        self.deferred = deferred
-        self.size = size
-        self.outcome: object = None
-
-    def __repr__(self) -> str:
-        return f"<Operation {self.step.__name__} {self.args[:1]}>"
-
-
 class Groups:
     """
     A store, used by one thread.
@@ -101,6 +49,7 @@ class Groups:
         wall: Seconds since the epoch; asked once, at the opening.
 
     Attributes:
+        now: The store's time.
         trouble: Why it cannot store now; empty while it can.
         writes: Operations stored so far.
         restless: Something has been stored since the last rest.
@@ -114,22 +63,11 @@ class Groups:
         self.restless = False
         self._path = path
         self._clock = clock
-        self._wall = wall
-        self._offset = wall() - clock()
-        self._ledger = Ledger(schema.connect(schema.MEMORY))
-        self._made = self._in_ram = path == schema.MEMORY
-        self._lock = -1
-        self._file: tuple[int, int] | None = None
-        self._looked = 0.0
+        self._home = Home(path, clock, wall)
+        self.now = self._home.now
         self._failed = float("-inf")
-        self._reopen = False
-        self._seen = 0
 
     # --- its life
-
-    def now(self) -> float:
-        """The store's time."""
-        return self._clock() + self._offset
 
     def open(self) -> tuple[dict[str, list[int]], list[Change]]:
         """
@@ -141,35 +79,11 @@ class Groups:
         Raises:
             ConfigError: It cannot be used.
         """
-        if self._made or not os.path.exists(self._path):  # noqa: PTH110
-            folder = os.path.dirname(self._path) or "."  # noqa: PTH120
-            if not self._made and not os.path.isdir(folder):  # noqa: PTH112
-                message = f"{self._path}: there is no folder {folder} to make the store in"
-                raise ConfigError(message)
-            # Until the first job is put, an empty store in RAM answers for the file.
-            schema.create(self._ledger.db)
-            return {}, []
-        try:
-            self._attach()
-            return self._recover()
-        except (OSError, sqlite3.Error) as error:
-            self._release()
-            cause = schema.fault(error)
-            why = str(error) if cause is None else cause[1]
-            message = f"{self._path}: the store cannot be opened: {why}"
-            raise ConfigError(message) from error
-        except BaseException:
-            self._release()
-            raise
+        return self._home.open()
 
     def close(self) -> None:
         """Nothing more will be run."""
-        if self._file is not None and not self._reopen:
-            try:
-                self._ledger.db.execute("UPDATE meta SET seen = ?", (int(self.now() * 1000),))
-            except sqlite3.Error as error:
-                self._log.warn("the store could not be told the time: {error}", error=error)
-        self._release()
+        self._home.close()
 
     # --- its work
 
@@ -186,7 +100,7 @@ class Groups:
             if reads:
                 others = [operation for operation in group if operation.kind is not Kind.READ]
                 group = others + reads
-        if self._in_ram and not self.trouble:
+        if self._home.in_ram and not self.trouble:
             return self._run_in_ram(group)
         return self._run_in_tables(group)
 
@@ -196,8 +110,8 @@ class Groups:
 
         A step that needs them finds all in them, and is a transaction of its own.
         """
-        ledger = self._ledger
-        ledger.now = int(self.now() * 1000)
+        ledger = self._home.ledger
+        ledger.moves.now = int(self.now() * 1000)
         changes: list[Change] = []
         for index, operation in enumerate(group):
             ledger.in_ram = True
@@ -218,13 +132,13 @@ class Groups:
                 operation.outcome = Failure(error)
             finally:
                 ledger.in_ram = False
-            changes += self._write_out() if ledger.owes else ledger.keep()
+            changes += self._write_out() if ledger.owes else ledger.moves.keep()
             self.writes += operation.kind in (Kind.WRITE, Kind.LASTING)
         return changes, []
 
     def _write_out(self) -> list[Change]:
         """Let the tables have what RAM alone knows; what has changed by that."""
-        ledger = self._ledger
+        ledger = self._home.ledger
         try:
             ledger.db.execute("BEGIN")
             return ledger.commit()
@@ -246,7 +160,7 @@ class Groups:
                 return self._without_the_plain(group)
         # One of them cannot be carried out: each on its own, so that it fails alone.
         changes: list[Change] = []
-        self._ledger.careful = True
+        self._home.ledger.careful = True
         try:
             for index, operation in enumerate(group):
                 try:
@@ -257,14 +171,14 @@ class Groups:
                         return changes + more, left
                     operation.outcome = Failure(error)
         finally:
-            self._ledger.careful = False
+            self._home.ledger.careful = False
         return changes, []
 
     def rest(self) -> None:
         """Nobody waits: move the log into the file now, and not while somebody does."""
         self.restless = False
         try:
-            self._ledger.db.execute("PRAGMA wal_checkpoint")
+            self._home.ledger.db.execute("PRAGMA wal_checkpoint")
         except sqlite3.Error as error:
             if not self._note(error):
                 self._log.failure("the store's log could not be moved into its file")
@@ -272,8 +186,8 @@ class Groups:
     def probe(self) -> None:
         """See whether the trouble is over."""
         try:
-            self._prepare(make=False)
-            db = self._ledger.db
+            self._home.prepare(make=False)
+            db = self._home.ledger.db
             for statement in (
                 _PROBE,
                 "DELETE FROM outcome WHERE seq = 0",
@@ -288,10 +202,11 @@ class Groups:
     # --- inside
 
     def _transaction(self, group: Sequence[Operation]) -> list[Change]:
-        make = not self._made and any(each.step is entering.put for each in group)
-        self._prepare(make=make)
-        ledger = self._ledger
-        ledger.now = now = int(self.now() * 1000)
+        home = self._home
+        make = not home.made and any(each.step is entering.put for each in group)
+        home.prepare(make=make)
+        ledger = home.ledger
+        ledger.moves.now = now = int(self.now() * 1000)
         # Not IMMEDIATE: a file that cannot be written can still be asked.
         ledger.db.execute("BEGIN")
         writes = plain = 0
@@ -307,11 +222,11 @@ class Groups:
             elif kind is Kind.LASTING:
                 writes += 1
         writes += plain
-        old = now - self._seen
+        old = now - home.seen
         if (writes and old >= _SEEN) or (old >= _IDLE and group[0].kind is Kind.UPKEEP):
             ledger.db.execute("UPDATE meta SET seen = ?", (now,))
             changes = ledger.commit()
-            self._seen = now
+            home.seen = now
         else:
             changes = ledger.commit()
         self.writes += writes
@@ -325,7 +240,7 @@ class Groups:
     ) -> tuple[list[Change], list[Operation]]:
         """After a failure: what lasts is tried once more, since something large may be at fault."""
         left = self._refuse(group)
-        if left and len(left) < len(group) and not self._reopen:
+        if left and len(left) < len(group) and not self._home.doubtful:
             try:
                 return self._transaction(left), []
             except Exception as error:  # noqa: BLE001 (it is tried again, and then each alone)
@@ -352,13 +267,14 @@ class Groups:
 
     def _note(self, error: BaseException) -> bool:
         """Roll back; True if the disk is at fault, which is noted."""
-        self._ledger.rollback()
+        self._home.ledger.rollback()
         cause = schema.fault(error)
         if cause is None:
             return False
         code, why = cause
         self._failed = self._clock()
-        self._reopen = self._reopen or code in schema.FILE_FAULTS
+        if code in schema.FILE_FAULTS:
+            self._home.doubtful = True
         if not self.trouble:
             self._log.error("jobs cannot be stored in {path}: {why}", path=self._path, why=why)
         self.trouble = why
@@ -368,83 +284,3 @@ class Groups:
         if self.trouble:
             self.trouble = ""
             self._log.info("jobs can be stored in {path} again", path=self._path)
-
-    def _prepare(self, *, make: bool) -> None:
-        """The file is there, and is the one we know."""
-        if self._file is None:
-            if make:
-                self._make()
-            return
-        if self._reopen:
-            self._same_file()
-            self._ledger.rows.clear()
-            self._ledger.lendings.clear()
-            self._ledger.db.close()
-            # Until then nothing is open: after a failure there is to be something to roll back.
-            self._ledger.db = schema.connect(schema.MEMORY)
-            try:
-                self._ledger.db = schema.attach(self._path)
-            except ConfigError as error:
-                # Who opens a store is told so; to those who use it the disk is at fault.
-                raise OSError(EIO, str(error)) from None
-            self._reopen = False
-        elif self._clock() - self._looked >= 1.0:
-            self._looked = self._clock()
-            self._same_file()
-
-    def _same_file(self) -> None:
-        try:
-            found = os.stat(self._path)  # noqa: PTH116
-        except FileNotFoundError:
-            raise FileNotFoundError(2, "the file is gone; put it back, or start anew") from None
-        if (found.st_dev, found.st_ino) != self._file:
-            raise FileNotFoundError(
-                2, "another file has taken its place; put it back, or start anew"
-            )
-
-    def _make(self) -> None:
-        """The first job has come: from now on the file is the store."""
-        # Once the lock is ours, the file is what an earlier attempt has left.
-        if self._lock < 0 and os.path.exists(self._path):  # noqa: PTH110
-            raise FileExistsError(17, "another program has made the file; start this gate anew")
-        self._attach()
-        self._recover()
-
-    def _attach(self) -> None:
-        if self._lock < 0:
-            self._lock = schema.lock(self._path)
-        db = schema.attach(self._path)
-        found = os.stat(self._path)  # noqa: PTH116
-        self._file = (found.st_dev, found.st_ino)
-        self._ledger.db.close()
-        self._ledger = Ledger(db)
-        self._made = True
-
-    def _recover(self) -> tuple[dict[str, list[int]], list[Change]]:
-        ledger = self._ledger
-        (seen,) = ledger.db.execute("SELECT seen FROM meta").fetchone()
-        end, created = ledger.db.execute(
-            "SELECT seq + size, created FROM job ORDER BY seq DESC LIMIT 1"
-        ).fetchone() or (1, 0)
-        # It never goes back, whatever has been done to the clock on the wall.
-        self._offset = max(self._wall(), seen / 1000, created / 1000) - self._clock()
-        ledger.number_from(end)
-        ledger.now = int(self.now() * 1000)
-        ledger.db.execute("BEGIN")
-        counts = upkeep.recover(ledger, seen)
-        ledger.db.execute("UPDATE meta SET seen = ?", (ledger.now,))
-        ended = {change.id: change for change in ledger.commit() if change.state >= TERMINAL}
-        self._seen = ledger.now
-        ledger.waiting = {queue: sum(by_state[:3]) for queue, by_state in counts.items()}
-        return counts, [
-            msgspec.structs.replace(each, before=None, claimed=False) for each in ended.values()
-        ]
-
-    def _release(self) -> None:
-        try:
-            self._ledger.db.close()
-        except sqlite3.Error as error:
-            self._log.warn("the store was closed badly: {error}", error=error)
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1

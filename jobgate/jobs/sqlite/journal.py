@@ -13,7 +13,8 @@ from twisted.python.failure import Failure
 
 from jobgate.errors import StoreUnavailable
 from jobgate.jobs.sqlite import asking, entering, leases, running, schema, upkeep
-from jobgate.jobs.sqlite.groups import Groups, Kind, Operation
+from jobgate.jobs.sqlite.groups import Groups
+from jobgate.jobs.sqlite.operations import Kind, Operation
 from jobgate.jobs.sqlite.writer import InlineWriter, ThreadWriter
 
 if TYPE_CHECKING:

@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from jobgate.jobs.journal import Leased
+from jobgate.jobs.sqlite.cutting import rows_of
 from jobgate.jobs.sqlite.entering import kept, remember
-from jobgate.jobs.sqlite.lendings import pairs
+from jobgate.jobs.sqlite.lendings import Lending, Pairs, pairs
+from jobgate.jobs.sqlite.rows import decode
 from jobgate.jobs.sqlite.running import conclude, may_start, taken
 
 if TYPE_CHECKING:
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from jobgate.jobs.job import Ending, Taken
     from jobgate.jobs.journal import Key, LeaseTerms
     from jobgate.jobs.sqlite.ledger import Ledger
-    from jobgate.jobs.sqlite.lendings import Lending
 
 __all__ = ["extend", "finish_lease", "lease", "leased", "leased_by_key"]
 
@@ -30,31 +31,35 @@ _REMEMBERED: Final = 3_600_000
 
 def lease(ledger: Ledger, lots: Sequence[tuple[Sequence[str], int]], terms: LeaseTerms) -> Leased:
     """Jobs start with a puller; what is no longer ours (cancelled meanwhile) is left out."""
-    rows = ledger.rows_of(lots)
+    rows = rows_of(ledger, lots)
     if terms.key is not None:
         remember(ledger, terms.key, terms.id)
-    until = ledger.now + max(1, round(terms.seconds * 1000))
-    lending = ledger.lendings.new(terms.id, until)
+    lendings, moves = ledger.lendings, ledger.moves
+    if not lendings.next_seq:
+        first = ledger.db.execute("SELECT ifnull(max(seq), 0) + 1 FROM lease")
+        ((lendings.next_seq,),) = first
+    until = moves.now + max(1, round(terms.seconds * 1000))
+    lending = lendings.new(terms.id, until)
     for row, attempt in rows:
         if may_start(row, attempt):
-            ledger.begin(row, attempt, terms.puller)
-            ledger.lend(row, lending.seq)
+            moves.begin(row, attempt, terms.puller)
+            moves.lend(row, lending.seq)
             lending.rows.append(row)
     if not lending.rows:
-        ledger.lendings.freed(lending.seq)
+        lendings.freed(lending.seq)
     return Leased(lending.id, until / 1000, pairs(lending.rows))
 
 
 def leased(ledger: Ledger, id_: str) -> Leased | None:
     """A lease that lives, or that was ended lately."""
-    lending = ledger.lendings.find(id_)
+    lending = _find(ledger, id_)
     return _leased(lending) if lending is not None and (lending.ended or lending.live) else None
 
 
 def leased_by_key(ledger: Ledger, key: Key) -> tuple[Leased, list[Taken]] | None:
     """The living lease that a key was used for."""
     known = kept(ledger, key)
-    lending = known and ledger.lendings.find(known.id)
+    lending = known and _find(ledger, known.id)
     if not lending or lending.ended or not lending.live:
         return None
     return _leased(lending), taken(ledger, lending.live)
@@ -62,17 +67,17 @@ def leased_by_key(ledger: Ledger, key: Key) -> tuple[Leased, list[Taken]] | None
 
 def extend(ledger: Ledger, id_: str, seconds: float) -> Leased | None:
     """Let a lease that lives last for so many seconds from now."""
-    lending = ledger.lendings.find(id_)
+    lending = _find(ledger, id_)
     if lending is None or lending.ended or not lending.live:
         return None
-    lending.until = ledger.now + max(1, round(seconds * 1000))
+    lending.until = ledger.moves.now + max(1, round(seconds * 1000))
     ledger.lendings.changed(lending)
     return _leased(lending)
 
 
 def finish_lease(ledger: Ledger, id_: str, ending: Ending) -> bool:
     """All that a lease covers has ended so; True, too, if it was ended before."""
-    lending = ledger.lendings.find(id_)
+    lending = _find(ledger, id_)
     if lending is None:
         return False
     if lending.ended:
@@ -82,9 +87,31 @@ def finish_lease(ledger: Ledger, id_: str, ending: Ending) -> bool:
         return False
     for row in rows:
         conclude(ledger, row, ending)
-    lending.end(ledger.now + _REMEMBERED, rows)
+    lending.end(ledger.moves.now + _REMEMBERED, rows)
     ledger.lendings.changed(lending)
     return True
+
+
+def _find(ledger: Ledger, id_: str) -> Lending | None:
+    """A lease, whatever became of it."""
+    lending = ledger.lendings.by_id.get(id_)
+    if lending is not None:
+        return lending
+    ledger.flush()
+    found = ledger.db.execute(
+        "SELECT seq, until, ended, covered FROM lease WHERE id = ?", (id_,)
+    ).fetchone()
+    if found is None:
+        return None
+    seq, until, ended, covered = found
+    lending = Lending(seq, id_, until, ended, decode(covered, type=Pairs), [])
+    if not lending.ended:
+        lending.rows = ledger.load(
+            "WHERE job.lease = ? AND job.lease > 0 AND job.state = 3 ORDER BY job.turn, job.seq",
+            (lending.seq,),
+        )
+        ledger.lendings.keep(lending)
+    return lending
 
 
 def _leased(lending: Lending) -> Leased:

@@ -2,7 +2,7 @@
 Leases in RAM, with the rows that they cover, and their way to the table.
 
 A puller says soon what became of what it has, so its lease stays here for that: bounded, and
-the table has all of them. Must not know what a lease is for.
+the table has all of them. Must not know what a lease is for, nor who looks one up in the table.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from jobgate.jobs.job import State
-from jobgate.jobs.sqlite.rows import decode, encode
+from jobgate.jobs.sqlite.rows import encode
 from jobgate.jobs.sqlite.statements import write_rows
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-    from jobgate.jobs.sqlite.ledger import Ledger
     from jobgate.jobs.sqlite.rows import Row
 
-__all__ = ["Lending", "Lendings", "pairs"]
+__all__ = ["Lending", "Lendings", "Pairs", "pairs"]
 
 Pairs = tuple[tuple[str, int], ...]
+"""`(id, attempt)` of jobs."""
 
 _KEPT: Final = 4096
 """Leases at most, between two transactions."""
@@ -76,17 +76,17 @@ class Lendings:
     """
     The leases of one ledger.
 
-    Args:
-        ledger: Whose rows they cover.
+    Attributes:
+        by_id: They.
+        next_seq: The next one's number; 0 while the table has not been asked for it.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._by_id: dict[str, Lending] = {}
+    def __init__(self) -> None:
+        self.by_id: dict[str, Lending] = {}
+        self.next_seq = 0
         self._by_seq: dict[int, Lending] = {}
         self._dirty: dict[int, Lending] = {}
         self._freed: set[int] = set()
-        self._next = 0
 
     def __contains__(self, seq: int) -> bool:
         """Whether a lease is here, by its number."""
@@ -94,37 +94,16 @@ class Lendings:
 
     def new(self, id_: str, until: int) -> Lending:
         """One more lease."""
-        if not self._next:
-            db = self._ledger.db
-            ((self._next,),) = db.execute("SELECT ifnull(max(seq), 0) + 1 FROM lease")
-        lending = Lending(self._next, id_, until, 0, (), [])
-        self._next += 1
-        self._keep(lending)
+        lending = Lending(self.next_seq, id_, until, 0, (), [])
+        self.next_seq += 1
+        self.keep(lending)
         self._dirty[lending.seq] = lending
         return lending
 
-    def find(self, id_: str) -> Lending | None:
-        """A lease, whatever became of it."""
-        lending = self._by_id.get(id_)
-        if lending is not None:
-            return lending
-        ledger = self._ledger
-        ledger.flush()
-        found = ledger.db.execute(
-            "SELECT seq, until, ended, covered FROM lease WHERE id = ?", (id_,)
-        ).fetchone()
-        if found is None:
-            return None
-        seq, until, ended, covered = found
-        lending = Lending(seq, id_, until, ended, decode(covered, type=Pairs), [])
-        if not lending.ended:
-            lending.rows = ledger.load(
-                "WHERE job.lease = ? AND job.lease > 0 AND job.state = 3"
-                " ORDER BY job.turn, job.seq",
-                (lending.seq,),
-            )
-            self._keep(lending)
-        return lending
+    def keep(self, lending: Lending) -> None:
+        """One that the table has is here, too."""
+        self.by_id[lending.id] = lending
+        self._by_seq[lending.seq] = lending
 
     def changed(self, lending: Lending) -> None:
         """The table does not know yet what became of it."""
@@ -139,7 +118,7 @@ class Lendings:
         lending = self._by_seq.pop(seq, None)
         if lending is None:
             return []
-        del self._by_id[lending.id]
+        del self.by_id[lending.id]
         return lending.rows
 
     def write(self, db: sqlite3.Connection) -> None:
@@ -168,14 +147,10 @@ class Lendings:
     def clear(self) -> list[Row]:
         """Forget them all; their rows."""
         rows = [row for lending in self._by_seq.values() for row in lending.rows]
-        for each in (self._by_id, self._by_seq, self._dirty, self._freed):
+        for each in (self.by_id, self._by_seq, self._dirty, self._freed):
             each.clear()
-        self._next = 0
+        self.next_seq = 0
         return rows
-
-    def _keep(self, lending: Lending) -> None:
-        self._by_id[lending.id] = lending
-        self._by_seq[lending.seq] = lending
 
 
 def pairs(rows: Sequence[Row]) -> Pairs:

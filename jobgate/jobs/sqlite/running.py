@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from jobgate.jobs.job import FOLLOWS, TERMINAL, Ending, State, Taken
 from jobgate.jobs.lots import bodies_of
 from jobgate.jobs.sqlite.asking import ended
+from jobgate.jobs.sqlite.cutting import rows_of
 from jobgate.jobs.sqlite.entering import grow
 from jobgate.jobs.sqlite.rows import CALL, HELD, INPUTS, ONCE, decode, encode, public
 
@@ -45,8 +46,9 @@ def take(ledger: Ledger, queue: str, count: int, max_bytes: int) -> list[Taken]:
     if not rows:
         return []
     rows, left = _fitting(ledger, rows, max_bytes)
+    move = ledger.moves.move
     for row in rows:
-        ledger.move(row, HELD)
+        move(row, HELD)
     return taken(ledger, rows, left)
 
 
@@ -72,7 +74,7 @@ def _first(ledger: Ledger, queue: str, count: int, most: int) -> list[Row]:
         " AND (expires = 0 OR expires > ?2) AND seq NOT IN (SELECT value FROM json_each(?3))"
         " ORDER BY turn, seq LIMIT ?5)) AS next ON next.seq = job.seq"
         " WHERE next.before < ?4 ORDER BY next.before",
-        (queue, ledger.now, encode(ledger.held()).decode(), count, most),
+        (queue, ledger.moves.now, encode(ledger.desk.held()).decode(), count, most),
     )
 
 
@@ -150,9 +152,9 @@ def taken(ledger: Ledger, rows: Sequence[Row], max_bytes: int = 0) -> list[Taken
 
 def give_back(ledger: Ledger, lots: Sequence[Sequence[str]]) -> None:
     """Leave what was taken for another `take`; what had started was declined then."""
-    for row, _ in ledger.rows_of([(ids, 0) for ids in lots]):
+    for row, _ in rows_of(ledger, [(ids, 0) for ids in lots]):
         if _ours(row):
-            ledger.move(row, State.QUEUED)
+            ledger.moves.move(row, State.QUEUED)
 
 
 def start(ledger: Ledger, id_: str, attempt: int, worker: str) -> None:
@@ -163,7 +165,7 @@ def start(ledger: Ledger, id_: str, attempt: int, worker: str) -> None:
     """
     row = ledger.row(id_)
     if row is not None and may_start(row, attempt):
-        ledger.begin(row, attempt, worker)
+        ledger.moves.begin(row, attempt, worker)
 
 
 def may_start(row: Row, attempt: int) -> bool:
@@ -178,11 +180,11 @@ def _ours(row: Row) -> bool:
 
 def consume(ledger: Ledger, lots: Sequence[tuple[Sequence[str], int]]) -> None:
     """Held jobs are a puller's for good."""
-    for row, attempt in ledger.rows_of(lots):
+    for row, attempt in rows_of(ledger, lots):
         if _ours(row):
             if row.state == HELD:
-                ledger.begin(row, attempt, "")
-            ledger.settle(row, _CONSUMED)
+                ledger.moves.begin(row, attempt, "")
+            ledger.moves.settle(row, _CONSUMED)
 
 
 def run(ledger: Ledger, id_: str, attempt: int, worker: str, ending: Ending) -> bool:
@@ -191,7 +193,7 @@ def run(ledger: Ledger, id_: str, attempt: int, worker: str, ending: Ending) -> 
     if row is None or not may_start(row, attempt):
         return False
     _can_end(ledger, ending)
-    ledger.begin(row, attempt, worker)
+    ledger.moves.begin(row, attempt, worker)
     conclude(ledger, row, ending)
     return True
 
@@ -212,8 +214,8 @@ def conclude(ledger: Ledger, row: Row, ending: Ending) -> None:
         grow(ledger, row, ending.jobs)
     row.spent += ending.spent
     if ending.error is not None:
-        ledger.failed(row, ending.error, ending.output)
-    ledger.settle(row, ending)
+        ledger.moves.failed(row, ending.error, ending.output)
+    ledger.moves.settle(row, ending)
 
 
 def _can_end(ledger: Ledger, ending: Ending) -> None:
@@ -238,7 +240,7 @@ def finish_waiting(ledger: Ledger, id_: str, ending: Ending) -> bool:
         return False
     if ending.state not in FOLLOWS[public(row.state)]:
         return False
-    ledger.settle(row, ending)
+    ledger.moves.settle(row, ending)
     return True
 
 

@@ -34,14 +34,14 @@ def cancel(ledger: Ledger, id_: str, reason: str) -> Job | None:
     if row is not None:
         (before,) = documents(ledger, [row])
         if not TERMINAL <= row.state <= State.DEAD:
-            ledger.end(row, State.CANCELLED, None, error)
+            ledger.moves.end(row, State.CANCELLED, None, error)
         return before
     for each in ledger.load(
         "JOIN node AS n ON n.seq = job.seq JOIN graph AS g ON g.seq = n.graph"
         " WHERE g.id = ? AND job.state < 4 ORDER BY n.seq",
         (id_,),
     ):
-        ledger.end(each, State.CANCELLED, None, error)
+        ledger.moves.end(each, State.CANCELLED, None, error)
     return None
 
 
@@ -50,7 +50,7 @@ def retry(ledger: Ledger, id_: str) -> bool:
     row = ledger.row(id_)
     if row is None or row.state not in (State.FAILED, State.DEAD) or row.flags & GONE:
         return False
-    ledger.revive(row)
+    ledger.moves.revive(row)
     return True
 
 
@@ -58,7 +58,7 @@ def forget(ledger: Ledger, id_: str) -> None:
     """Remove a job that has ended, or that this gate holds, and its key."""
     row = ledger.row(id_)
     if row is not None and row.state == HELD:
-        ledger.move(row, State.CANCELLED)
+        ledger.moves.move(row, State.CANCELLED)
     if row is None or not TERMINAL <= row.state <= State.DEAD:
         return
     ledger.flush()
@@ -76,9 +76,9 @@ def purge(ledger: Ledger, queue: str, below: int) -> tuple[int, int]:
         queue: Its name.
         below: Leave what came later; 0: nothing has.
     """
-    below = below or ledger.next_seq()
+    below = below or ledger.ids.next_seq
     error = document(Purged("the queue was emptied by an operator"))
-    held = encode(ledger.held()).decode()
+    held = encode(ledger.desk.held()).decode()
     rows: list[Row] = []
     for state in (State.QUEUED, State.SCHEDULED, State.BLOCKED):
         rows = _slice(
@@ -90,7 +90,7 @@ def purge(ledger: Ledger, queue: str, below: int) -> tuple[int, int]:
         if rows:
             break
     for row in rows:
-        ledger.end(row, State.CANCELLED, None, error)
+        ledger.moves.end(row, State.CANCELLED, None, error)
     if rows:
         return sum(row.size for row in rows), below
     dead = _slice(
@@ -105,7 +105,7 @@ def purge(ledger: Ledger, queue: str, below: int) -> tuple[int, int]:
 
 def sweep(ledger: Ledger) -> Due:
     """Do what time demands, a slice at a time."""
-    now = ledger.now
+    now = ledger.moves.now
     rows = _slice(ledger, "WHERE job.alarm > 0 AND job.alarm <= ? ORDER BY job.alarm", (now,))
     expired: list[Row] = []
     over: list[Row] = []
@@ -116,7 +116,7 @@ def sweep(ledger: Ledger) -> Due:
             expired.append(row)
         else:
             row.due = 0
-            ledger.move(row, State.QUEUED)
+            ledger.moves.move(row, State.QUEUED)
     _drop(ledger, over)
     lapsed = _slice(
         ledger,
@@ -178,21 +178,21 @@ def recover(ledger: Ledger, seen: int) -> dict[str, list[int]]:
     """
     db = ledger.db
     if seen:
-        db.execute("UPDATE lease SET until = until + ? WHERE ended = 0", (ledger.now - seen,))
+        db.execute("UPDATE lease SET until = until + ? WHERE ended = 0", (ledger.moves.now - seen,))
     names = queues(ledger)
     died = document(WorkerDied("the gate died, and the command may have run", executed="maybe"))
     # A call has lost its caller, wherever it stood; what may start only once may have.
     for row in ledger.load("WHERE job.flags & 1 AND job.state < 4"):
         if row.state in (State.BLOCKED, State.SCHEDULED):
-            ledger.move(row, State.QUEUED)
-        ledger.end(row, State.FAILED, None, died)
+            ledger.moves.move(row, State.QUEUED)
+        ledger.moves.end(row, State.FAILED, None, died)
     for name in names:
         for row in ledger.load("WHERE job.queue = ? AND job.state = 3 AND job.lease = 0", (name,)):
             if row.flags & ONCE:
-                ledger.failed(row, died, "")
-                ledger.end(row, State.DEAD, None, died)
+                ledger.moves.failed(row, died, "")
+                ledger.moves.end(row, State.DEAD, None, died)
             else:
-                ledger.move(row, State.QUEUED)
+                ledger.moves.move(row, State.QUEUED)
     ledger.flush()
     counts: dict[str, list[int]] = {}
     for name in queues(ledger):
@@ -214,11 +214,11 @@ def _drop(ledger: Ledger, rows: list[Row]) -> None:
     for row in rows:
         if row.seq in needed:
             until = needed[row.seq] + row.keep
-            row.alarm = until if until > ledger.now else ledger.now + _AGAIN
-            ledger.touch(row)
+            row.alarm = until if until > ledger.moves.now else ledger.moves.now + _AGAIN
+            ledger.moves.touch(row)
     rows = [row for row in rows if row.seq not in needed]
     _go(ledger, [row for row in rows if not row.flags & GONE])
-    _delete(ledger, [row for row in rows if row.flags & GONE and row.alarm <= ledger.now])
+    _delete(ledger, [row for row in rows if row.flags & GONE and row.alarm <= ledger.moves.now])
 
 
 def _still_needed(ledger: Ledger, rows: list[Row]) -> dict[int, int]:
@@ -237,7 +237,7 @@ def _still_needed(ledger: Ledger, rows: list[Row]) -> dict[int, int]:
         " WHERE graph.live > 0 OR graph.finished + job.keep > ? OR (job.flags & 16 AND EXISTS"
         " (SELECT 1 FROM edge JOIN job AS child ON child.seq = edge.child"
         " WHERE edge.parent = job.seq AND child.finished = 0))",
-        (encode([row.seq for row in rows]).decode(), ledger.now),
+        (encode([row.seq for row in rows]).decode(), ledger.moves.now),
     )
     return dict(found)
 
@@ -249,8 +249,8 @@ def _go(ledger: Ledger, rows: list[Row]) -> None:
     _drop_outcomes(ledger, [row.seq for row in rows])
     for row in rows:
         row.flags |= GONE
-        row.alarm = ledger.now + _REMEMBERED
-        ledger.touch(row)
+        row.alarm = ledger.moves.now + _REMEMBERED
+        ledger.moves.touch(row)
 
 
 def _drop_outcomes(ledger: Ledger, seqs: list[int]) -> None:
@@ -282,12 +282,12 @@ def _delete(ledger: Ledger, rows: list[Row]) -> None:
             "DELETE FROM graph WHERE seq = ?1 AND NOT EXISTS (SELECT 1 FROM node WHERE graph = ?1)",
             (number,),
         )
-    ledger.drop(rows)
+    ledger.desk.drop(rows)
 
 
 def _drop_keys(ledger: Ledger) -> None:
     """Keys go so long after the end of what they name, or when that is no more."""
-    now = ledger.now
+    now = ledger.moves.now
     for scope, keep, finished in ledger.ask(
         "SELECT json_array(scope, keep, coalesce("
         "(SELECT finished FROM job WHERE id = target),"
@@ -314,6 +314,6 @@ def _next(ledger: Ledger, *, full: bool) -> float:
         "SELECT min(x) FROM (SELECT min(alarm) AS x FROM job WHERE alarm > ?1"
         " UNION ALL SELECT min(until) FROM lease WHERE until > ?1"
         " UNION ALL SELECT min(alarm) FROM key WHERE alarm > ?1)",
-        (ledger.now,),
+        (ledger.moves.now,),
     ).fetchone()
-    return float("inf") if soonest is None else (soonest - ledger.now) / 1000
+    return float("inf") if soonest is None else (soonest - ledger.moves.now) / 1000

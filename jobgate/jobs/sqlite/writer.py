@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
 
     from jobgate.jobs.job import Change
-    from jobgate.jobs.sqlite.groups import Groups, Operation
+    from jobgate.jobs.sqlite.groups import Groups
+    from jobgate.jobs.sqlite.operations import Operation
 
 __all__ = ["InlineWriter", "ThreadWriter", "Writer"]
 
