@@ -67,6 +67,9 @@ class ReplyStream:
 
     def pause(self) -> bool:
         """Ask the worker for no more for now; False if that would hold up other commands."""
+        if self._ended:
+            # It has said all: what it says now is for others.
+            return True
         if self._hold is None:
             return False
         self._holding = self._hold(on=True)

@@ -602,6 +602,28 @@ class AnswerTests(DoorCase):
             self.assertEqual(holds, [True, False])
             self.end(transport)
 
+    def test_a_stream_that_has_ended_holds_nobody(self) -> None:
+        """Who comes to read it then, and is slow, holds up what its worker says to others."""
+        holds: list[bool] = []
+
+        def hold(*, on: bool) -> bool:
+            holds.append(on)
+            return True
+
+        door, transport = self.connect(room=50)
+        door.dataReceived(GET)
+        response = Response(200, "text/plain")
+        response.stream = ReplyStream(hold)
+        for _ in range(20):
+            response.stream.chunk(b"x" * 100_000)
+        response.stream.end()
+        self.served[-1].answer(response)
+        self.assertEqual(holds, [])
+        self.wait(1.5)
+        transport.reads()
+        self.assertEqual(len(responses(transport.sent)[0][2]), 2_000_000)
+        self.end(transport)
+
     def test_slow_reader_pipelined(self) -> None:
         """
         Answers to a slow reader arrive whole and in order, also when the next is sent before it has
