@@ -135,6 +135,11 @@ class Jobs:
             backlog.fill()
         self.sweep_in(0.0)
 
+    @property
+    def held(self) -> bool:
+        """Whether nothing more is started."""
+        return self._held
+
     def hold(self) -> None:
         """
         Start nothing more, and keep nobody waiting.

@@ -108,7 +108,7 @@ async def call(
         kept = await _put(jobs, job, command, key)
         if kept is None:
             return await _run(jobs, road, command, shard=shard, no_queue=no_queue)
-        found = await _join(jobs, kept.id, command, config.queue_timeout or _FOREVER)
+        found = await _join(jobs, road, kept.id, command)
         if found is not None:
             return found
         # Nobody had it run, so nothing is kept: now it is this caller's turn.
@@ -137,16 +137,20 @@ async def _outcome(jobs: Jobs, job: Job, *, replayed: bool = False) -> Outcome:
     return Outcome(job, reply, replayed)
 
 
-async def _join(jobs: Jobs, name: str, command: Command, patience: float) -> Outcome | None:
+async def _join(jobs: Jobs, road: Road, name: str, command: Command) -> Outcome | None:
     """Wait for what another has started; None if that one was not run after all."""
-    left = command.deadline - jobs.clock.seconds()
+    began = jobs.clock.seconds()
+    left = command.deadline - began
     seconds = _LONG if left == _FOREVER else max(0.0, left)
     # What has come as a job may wait for ever, but nobody who calls waits so long for its start.
-    patience = min(patience, seconds)
+    patience = min(road.config.queue_timeout or _FOREVER, seconds)
     try:
-        found = await jobs.wait(name, patience, to_the_end=True)
-        if found.state == State.RUNNING and patience < seconds:
-            found = await jobs.wait(name, seconds - patience, to_the_end=True)
+        # A gate that stops has its callers' commands run still, and jobs when it starts again.
+        its_callers = (await jobs.get(name)).call
+        found = await jobs.wait(name, patience, to_the_end=its_callers)
+        left = began + seconds - jobs.clock.seconds()
+        if found.state == State.RUNNING and left > 0:
+            found = await jobs.wait(name, left, to_the_end=True)
     except errors.UnknownJob:
         return None
     if found.state == State.FAILED and (found.error or {}).get("executed") == "no":
@@ -157,9 +161,13 @@ async def _join(jobs: Jobs, name: str, command: Command, patience: float) -> Out
     if found.state == State.RUNNING:
         message = f"the call with this key has not ended within {seconds:.3f} s"
         raise errors.WorkerTimeout(message, id=name)
-    message = f"the call with this key has not begun within {patience:.3f} s"
     # It may wait for its next attempt.
-    raise errors.QueueTimeout(message, id=name, executed="maybe" if found.attempt else "no")
+    executed = "maybe" if found.attempt else "no"
+    if jobs.held and not its_callers:
+        message = "it waits until the gate has been started again"
+        raise errors.ShuttingDown(message, id=name, executed=executed)
+    message = f"the call with this key has not begun within {patience:.3f} s"
+    raise errors.QueueTimeout(message, id=name, executed=executed)
 
 
 async def _run(jobs: Jobs, road: Road, command: Command, *, shard: str, no_queue: bool) -> Outcome:

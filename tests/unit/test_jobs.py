@@ -644,6 +644,23 @@ class KeyedTests(JobsCase):
         self.child.reply(b"at last")
         self.assertEqual(self.successResultOf(late).reply.body, b"at last")
 
+    def test_joined_and_the_gate_stops(self) -> None:
+        """Who has joined a job is told that it waits for the next start; one that runs ends."""
+        running, waiting = self.gate.new_ids(2)
+        keys = Key("one", "its print"), Key("two", "its print")
+        for name, key in zip((running, waiting), keys, strict=True):
+            job = NewJob(name, "q", b"", "t/p", keep=60.0)
+            self.successResultOf(self.gate.jobs.put([job], key=key))
+        first, second = map(self.call, keys)
+        self.turn()
+        self.gate.drain()
+        error = self.failureResultOf(second, errors.ShuttingDown).value
+        self.assertEqual((error.executed, error.extra["id"]), ("no", waiting))
+        self.turn(40.0)
+        self.assertNoResult(first)
+        self.child.reply(b"done")
+        self.assertEqual(self.successResultOf(first).reply.body, b"done")
+
     def test_joins_what_waits_again(self) -> None:
         """A job that waits for its next attempt may have run, whatever its time is called."""
         [name] = self.gate.new_ids(1)
