@@ -70,7 +70,8 @@ class Ids:
         """
         Whether there is such a job, or may be; asked of the tables without waiting for them.
 
-        Ids can be sorted by time: most are newer than all that have come before.
+        Ids can be sorted by time: most are newer than all that have come before. What the tables
+        had at the beginning is not seen: those in memory begin empty.
         """
         made = lots.stem(id_)
         if made > self._latest:
