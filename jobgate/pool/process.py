@@ -216,7 +216,6 @@ class WorkerProcess(Member, ProcessProtocol):
         for fd in (_STATUS, _STDERR):
             if fd in transport.pipes:
                 read_rest(transport.pipes[fd])
-        self._cancel_timer()
         self._tell_slow()
         self._signal(signal.SIGKILL)
         value = reason.value
@@ -231,6 +230,8 @@ class WorkerProcess(Member, ProcessProtocol):
                 cause += f"; {torn}"
         self._leave(Event.EXIT)
         self._lose(Loss("died", cause, status, name))
+        # Its last answers may have let it go, with a time to do so in.
+        self._cancel_timer()
         if self.pid is not None:
             self._keeper.group_ended(self.pid)
         self._output.end()

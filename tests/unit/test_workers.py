@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobgate.command import DONE, RUNNING
+from jobgate.command import DONE, RUNNING, Batch
+from jobgate.config import BatchConfig
 from jobgate.gate.road import Road
 from jobgate.pool.guard import Guard
 from jobgate.pool.lifecycle import State
@@ -193,6 +194,20 @@ class WorkerProcessTests(WorkerCase):
         self.assertEqual(worker.pid, child.pid)
         self.assertEqual(self.events, [("group_started", child.pid)])
         self.assertEqual((worker.state, worker.room), (State.STARTING, 0))
+
+    def test_its_last_answers_and_its_end(self) -> None:
+        """Once it is gone nobody is signalled, also if it was let go in its last moment."""
+        worker, child = self.build(protocol="lines", batch=BatchConfig(size=2))
+        child.executed()
+        worker.hire(Recorder(self.events))  # type: ignore[arg-type]
+        worker.send_batch(Batch([command(b"a"), command(b"b")]))
+        worker.retire()
+        child.read_all()
+        child.say(b"1\n2\n")
+        child.exit()
+        self.assertEqual(self.names().count("replied"), 2)
+        self.reactor.advance(1)
+        self.assertEqual((worker.state, self.reactor.getDelayedCalls()), (State.GONE, []))
 
     def test_ready(self) -> None:
         """HELLO makes it ready, and tells its owner."""
