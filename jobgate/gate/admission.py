@@ -1,5 +1,6 @@
 """
-Whether there is room for a command: in number, in bytes, and in the time that its caller has.
+Whether a command may come in: for what it is, and for the room there is for it: in number, in
+bytes, and in the time that its caller has.
 
 Must not know clocks or workers.
 """
@@ -9,14 +10,16 @@ from __future__ import annotations
 from math import ceil, inf
 from typing import TYPE_CHECKING
 
-from jobgate.errors import QueueFull, WouldMissDeadline
+from jobgate.errors import BadRequest, PoisonCommand, QueueFull, WouldMissDeadline
+from jobgate.wire.lines import one_line
 
 if TYPE_CHECKING:
     from jobgate.command import Command
     from jobgate.config import QueueConfig
+    from jobgate.gate.poison import Poison
     from jobgate.gate.queues import CommandQueue
 
-__all__ = ["check_room", "expected_wait", "retry_after"]
+__all__ = ["check_content", "check_room", "expected_wait", "retry_after"]
 
 _LONGEST = 3600
 """Seconds: no Retry-After is longer."""
@@ -47,6 +50,30 @@ def retry_after(waiting: int, service_time: float, lanes: int) -> int:
     """
     wait = expected_wait(waiting, service_time, lanes)
     return _LONGEST if wait > _LONGEST else max(1, ceil(wait))
+
+
+def check_content(command: Command, config: QueueConfig, poison: Poison) -> None:
+    """
+    Look at a command itself, and make it one line where its workers speak lines.
+
+    Args:
+        command: Who wants to come in.
+        config: Its queue's configuration.
+        poison: Those that are kept out.
+
+    Raises:
+        BadRequest: It cannot be made one line.
+        PoisonCommand: It is known to kill workers.
+    """
+    if config.protocol == "lines":
+        try:
+            command.body = one_line(command.body, command.content_type)
+        except ValueError as error:
+            raise BadRequest(str(error)) from None
+    if poison and poison.knows(config.name, command.content_type, command.body, command.accepted):
+        raise PoisonCommand(
+            "a command with this body has killed workers within the last hour", executed="no"
+        )
 
 
 def check_room(

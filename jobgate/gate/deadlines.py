@@ -63,7 +63,8 @@ class Deadlines:
         members.add(command)
         command.bucket = members
 
-    def remove(self, command: Command) -> None:
+    @staticmethod
+    def remove(command: Command) -> None:
         """Forget it; harmless if it is not kept."""
         if command.bucket is not None:
             command.bucket.discard(command)

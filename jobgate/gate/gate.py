@@ -190,7 +190,7 @@ class Gate:
             self._audit.close()
         self._audit = audit
         for road in self.dispatcher:
-            road.audit = audit
+            road.write_to(audit)
         self.jobs.audit = audit
         if config.gate.store != self.config.gate.store:
             self._log.warn(

@@ -1,8 +1,9 @@
 """
 The Road: one queue's way from admission to outcome.
 
-Every command of a queue comes in here (`submit`) and is settled here, once. Must not
-know HTTP, processes or pipes; time comes from the clock it is given.
+Every command of a queue comes in here (`submit`), and comes back here whenever it is to wait
+again. How one ends is in `outcomes`, what follows when its time is up in `overdue`. Must not know
+HTTP, processes or pipes; time comes from the clock it is given.
 """
 
 from __future__ import annotations
@@ -14,21 +15,21 @@ from twisted.python.failure import Failure
 
 from jobgate import errors
 from jobgate.command import DONE, RUNNING, WAITING, Command, Lot
-from jobgate.gate.admission import check_room, expected_wait, retry_after
-from jobgate.gate.deadlines import Deadlines
+from jobgate.gate.admission import check_content, check_room, expected_wait, retry_after
 from jobgate.gate.losses import after_loss
+from jobgate.gate.outcomes import Outcomes
+from jobgate.gate.overdue import Overdue
 from jobgate.gate.poison import Poison
 from jobgate.gate.runner import Runner
 from jobgate.gate.shards import Shards
 from jobgate.gate.stats import QueueStats
-from jobgate.wire.lines import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from twisted.internet.interfaces import IReactorTime
 
-    from jobgate.command import Batch, Reply, Waiter, Worker
+    from jobgate.command import Waiter, Worker
     from jobgate.config import QueueConfig
     from jobgate.errors import JobgateError
     from jobgate.gate.audit import Audit
@@ -73,8 +74,8 @@ class Road:
         poison: Commands that are kept out.
         pool: Who keeps its workers.
         draining: The gate is about to go; nothing new comes in.
-        audit: As given; a reload may bring another.
-        running_add: Says that a command has been handed to a worker.
+        outcomes: Where commands end, and which of them are with a worker.
+        overdue: What follows when their time is up.
         on_room: Told when a worker has room and nothing waits, where somebody wants to know.
     """
 
@@ -88,16 +89,17 @@ class Road:
         self.draining = False
         self._clock = clock
         self._seconds = clock.seconds
-        self.audit = audit
-        self._deadlines = Deadlines(clock, self._expired)
+        self._audit = audit
+        self.shards = Shards(config, clock)
+        self.outcomes = Outcomes(clock.seconds, self.stats, audit, lambda: self.shards.waiting)
+        self.outcomes.batching = self.shards.batching
+        self.overdue = Overdue(clock, self.outcomes, config.timeout)
+        self._deadlines = self.overdue.deadlines
+        self._running = self.outcomes.running
+        self._forget = self.outcomes.left
         self._runners: list[Runner] = []
-        self._running: set[Command] = set()
-        self.running_add = self._running.add
-        self._forget = self._left
         self._lanes = 0
         self._lines = config.protocol == "lines"
-        self._quiet: list[Deferred[None]] = []
-        self.shards = Shards(config, clock)
 
     def __repr__(self) -> str:
         return f"<Road {self.config.name} waiting={self.waiting} running={self.running}>"
@@ -158,7 +160,7 @@ class Road:
     @property
     def paused(self) -> bool:
         """Whether an operator has stopped it."""
-        return self.shards[0].paused
+        return self.shards.paused
 
     @property
     def plain(self) -> bool:
@@ -223,8 +225,8 @@ class Road:
                 self._admit(command, shard, free=free, no_queue=no_queue)
             except errors.JobgateError as error:
                 self.stats.shed += 1
-                if self.audit is not None:
-                    self.audit.refused(command, error)
+                if self._audit is not None:
+                    self._audit.refused(command, error)
                 raise
         queue_timeout = self.config.queue_timeout
         if queue_timeout:
@@ -234,8 +236,8 @@ class Road:
         command.shard = shard
         command.forget = self._forget
         command.reply = Deferred(command.leave) if waiter is None else waiter
-        if self.audit is not None:
-            self.audit.accepted(command)
+        if self._audit is not None:
+            self._audit.accepted(command)
         if command.due != _FOREVER:
             self._deadlines.add(command, command.accepted)
         shard.put(command)
@@ -275,8 +277,8 @@ class Road:
         """Take back a command that waits, as if it had never come; False if it does not wait."""
         if command.state is not WAITING:
             return False
-        self._withdraw(command)
-        self._settled(command, self._seconds())
+        self.outcomes.take_out(command)
+        self.outcomes.settled(command, self._seconds())
         return True
 
     def _admit(self, command: Command, shard: CommandQueue, *, free: bool, no_queue: bool) -> None:
@@ -284,23 +286,11 @@ class Road:
         config, pool = self.config, self.pool
         if self.draining:
             raise errors.ShuttingDown("the gate finishes what it has and takes nothing new")
-        if self._lines:
-            try:
-                command.body = one_line(command.body, command.content_type)
-            except ValueError as error:
-                raise errors.BadRequest(str(error)) from None
-        if self.poison and self.poison.knows(
-            config.name, command.content_type, command.body, command.accepted
-        ):
-            raise errors.PoisonCommand(
-                "a command with this body has killed workers within the last hour", executed="no"
-            )
+        check_content(command, config, self.poison)
         if free:
             return
         if pool is not None and pool.crash_loop:
-            raise errors.NoWorker(
-                f"the workers keep dying: {pool.last_cause}", retry_after=pool.retry_in + 1
-            )
+            raise _nobody_lives(pool)
         check_room(
             command,
             shard,
@@ -312,72 +302,17 @@ class Road:
 
     # --- on its way: what the Runners report
 
-    def began(self, command: Command) -> None:
-        """A puller has it: from now on it runs, for as long as the queue's `timeout` lets it."""
-        now = command.began = self._seconds()
-        if command.on_start is not None:
-            command.on_start(command)
-        timeout = self.config.timeout
-        if timeout and now + timeout < command.due:
-            self.due_earlier(command, now + timeout, now)
-
     def release(self, commands: Sequence[Command]) -> None:
         """They have gone to somebody outside: what becomes of them is not decided here any more."""
         now = self._seconds()
         for command in commands:
             self._deadlines.remove(command)
-            self._settled(command, now)
-
-    def due_earlier(self, command: Command, due: float, now: float) -> None:
-        """It must be looked at before it would have been."""
-        self._deadlines.move(command, due, now)
+            self.outcomes.settled(command, now)
 
     def not_started(self, command: Command) -> None:
         """It could not be handed over: it waits again, first of all, and nothing is counted."""
         command.attempt -= 1
         self._wait_again(command)
-
-    def unfit(self, command: Command, error: JobgateError) -> None:
-        """It cannot be written as its worker's protocol wants it: nobody has seen it."""
-        self._deadlines.remove(command)
-        command.attempt -= 1
-        if command.state is not DONE:
-            self._fail(command, error, self._seconds())
-
-    def succeeded(self, command: Command, reply: Reply, now: float) -> None:
-        """Its worker has answered."""
-        self._deadlines.remove(command)
-        stats, began, batch = self.stats, command.began, command.batch
-        if batch is None:
-            stats.measure(began - command.accepted, now - began)
-        else:
-            self._member_answered(command, batch, now)
-        if command.state is DONE:
-            return
-        self._settled(command, now)
-        if not command.job:
-            stats.succeeded += 1
-            if self.audit is not None:
-                self.audit.ended(command, reply)
-        if command.stream is None:
-            command.reply.callback(reply)
-        else:
-            command.stream.end()
-
-    def failed(self, command: Command, error: JobgateError, now: float) -> None:
-        """Its worker has said FAIL."""
-        self._deadlines.remove(command)
-        if command.batch is None:
-            self.stats.measure(command.began - command.accepted, now - command.began)
-        else:
-            self._member_answered(command, command.batch, now)
-        if command.state is not DONE:
-            self._fail(command, error, now)
-
-    def streaming(self, command: Command, reply: Reply) -> None:
-        """The first part of its reply has come; the rest follows in `command.stream`."""
-        if command.state is not DONE:
-            command.reply.callback(reply)
 
     def declined(self, command: Command, worker: Worker) -> None:
         """This worker will not have it: another shall, unless all have declined."""
@@ -390,7 +325,7 @@ class Road:
         there = [r.worker for r in self._runners if r.queue is command.shard]
         # Where nobody is at the moment, or workers come as they like, the next one is waited for.
         if there and self.config.command and all(w in command.declined for w in there):
-            self._fail(
+            self.outcomes.fail(
                 command,
                 errors.NoWorker("all workers declined it", retry_after=1),
                 self._seconds(),
@@ -417,7 +352,7 @@ class Road:
         if error is not None:
             if isinstance(error, errors.PoisonCommand):
                 self.poison.add(command, now)
-            self._fail(command, error, now)
+            self.outcomes.fail(command, error, now)
             return
         self.stats.retried += begun
         self._wait_again(command)
@@ -440,26 +375,17 @@ class Road:
         """In a crash loop nobody will come for what waits: say so. Jobs can wait for longer."""
         if self.pool is not None and self.pool.crash_loop:
             for command in self._withdraw_calls():
-                self._fail(
-                    command,
-                    errors.NoWorker(
-                        f"the workers keep dying: {self.pool.last_cause}",
-                        retry_after=self.pool.retry_in + 1,
-                    ),
-                    self._seconds(),
-                )
+                self.outcomes.fail(command, _nobody_lives(self.pool), self._seconds())
 
     # --- what operators do
 
     def pause(self) -> None:
         """Hand out nothing until `resume`; calls still come in and wait."""
-        for shard in self.shards:
-            shard.pause()
+        self.shards.pause()
 
     def resume(self) -> None:
         """Hand out commands again."""
-        for shard in self.shards:
-            shard.resume()
+        self.shards.resume()
 
     def drain(self) -> None:
         """
@@ -476,8 +402,7 @@ class Road:
         """Throw out every call that waits; returns how many."""
         count = 0
         for command in self._withdraw_calls():
-            self._cancelled(command)
-            command.reply.errback(Failure(_honest(errors.Purged(""), command)))
+            self.outcomes.purged(command)
             count += 1
         return count
 
@@ -486,22 +411,13 @@ class Road:
         before, self.config = self.config, config
         self._lines = config.protocol == "lines"
         self.poison.clear()
+        self.overdue.timeout = config.timeout
         if config.shards == before.shards and config.batch == before.batch:
             self.shards.resize(config.size)
             return
-        waiting, paused = self.shards.commands(), self.paused
-        for command in waiting:
-            command.shard.discard(command)
-        self.shards.close()
-        self.shards = Shards(config, self._clock)
-        if paused:
-            self.pause()
-        for command in (*waiting, *self._running):
-            command.shard = self.shards.of((command.headers or {}).get("jobgate-key", ""))
-        for command in reversed(waiting):
-            if self.batching is None:
-                command.batch = None
-            command.shard.put_back(command)
+        shards, self.shards = self.shards, Shards(config, self._clock)
+        self.shards.take_over(shards, self._running)
+        self.outcomes.batching = self.shards.batching
         for runner in self._runners:
             runner.move(self.shards[runner.post % config.shards])
 
@@ -509,16 +425,19 @@ class Road:
         """The gate has no more time: everything still here ends as `shutting-down`."""
         now = self._seconds()
         for command in self._withdraw_all():
-            self._fail(command, errors.ShuttingDown("it waited still"), now)
-        for command in self._take_running():
-            self._fail(command, errors.ShuttingDown("its worker had it", executed="maybe"), now)
+            self.outcomes.fail(command, errors.ShuttingDown("it waited still"), now)
+        for command in list(self._running):
+            if command.state is RUNNING:
+                error = errors.ShuttingDown("its worker had it", executed="maybe")
+                self.outcomes.fail(command, error, now)
+
+    def write_to(self, audit: Audit | None) -> None:
+        """Write down acceptance and outcome there from now on, if anywhere."""
+        self._audit = self.outcomes.audit = audit
 
     def when_quiet(self) -> Deferred[None]:
         """Fires when nothing waits and nothing runs; cancel it to stop waiting."""
-        quiet: Deferred[None] = Deferred(self._quiet.remove)
-        self._quiet.append(quiet)
-        self._tell_if_quiet()
-        return quiet
+        return self.outcomes.when_quiet()
 
     def close(self) -> None:
         """Stop the clock: nothing is left."""
@@ -531,25 +450,15 @@ class Road:
         """Take out everything that waits, one by one: what is done with one may settle others."""
         for command in self.shards.commands():
             if command.state is WAITING:
-                self._withdraw(command)
+                self.outcomes.take_out(command)
                 yield command
 
     def _withdraw_calls(self) -> Iterator[Command]:
         """Likewise, but jobs stay."""
         for command in self.shards.commands():
             if command.state is WAITING and not command.job:
-                self._withdraw(command)
+                self.outcomes.take_out(command)
                 yield command
-
-    def _take_running(self) -> Iterator[Command]:
-        """Everything that runs, likewise."""
-        for command in list(self._running):
-            if command.state is RUNNING:
-                yield command
-
-    def _withdraw(self, command: Command) -> None:
-        command.shard.discard(command)
-        self._deadlines.remove(command)
 
     def _wait_again(self, command: Command) -> None:
         """Back to the head of its queue; unless nobody reads it, its time begins anew."""
@@ -569,96 +478,8 @@ class Road:
         command.shard.put_back(command)
         self.pool_changed()
 
-    def _member_answered(self, command: Command, batch: Batch, now: float) -> None:
-        """Measure one of a batch; with the last of them the batch. It leaves it."""
-        began, together = command.began, len(batch.members)
-        # Who kept those who keep it would be left to the garbage collector.
-        command.batch = None
-        self.stats.measure(began - command.accepted, now - began, together)
-        if not batch.left:
-            self.stats.measure_batch(together)
-            if self.batching is not None:
-                self.batching.measured(together, now - began)
 
-    def _expired(self, command: Command, now: float) -> None:
-        """Something about it is due."""
-        worker = command.worker
-        if command.state is WAITING:
-            command.shard.discard(command)
-            waited = now - command.accepted
-            self._fail(command, errors.QueueTimeout(f"no worker was free for {waited:.3f} s"), now)
-        elif worker is not None:
-            self._overdue(command, worker, now)
-
-    def _overdue(self, command: Command, worker: Worker, now: float) -> None:
-        """A worker has it; its run may be over, its caller's time, or neither."""
-        timeout = self.config.timeout
-        limit = (command.began or now) + timeout if timeout else _FOREVER
-        if now >= limit:
-            cause = f"it ran for over {timeout:g} s (timeout of the queue)"
-            if command.state is RUNNING:
-                self._fail(command, errors.WorkerTimeout(cause, attempt=command.attempt), now)
-            worker.overran(cause)
-            return
-        if command.state is RUNNING and now >= command.deadline:
-            cause = f"the caller's {now - command.accepted:.3f} s were up"
-            if command.began:
-                error: JobgateError = errors.WorkerTimeout(cause, attempt=command.attempt)
-            else:
-                error = errors.QueueTimeout(f"{cause}; a worker had it, but was at another still")
-            self._fail(command, error, now)
-            worker.cancel(command)
-        command.due = limit if command.state is DONE else min(limit, command.deadline)
-        if command.worker is not None and command.due != _FOREVER:
-            self._deadlines.add(command, now)
-
-    def _left(self, command: Command) -> None:
-        """Its caller is gone."""
-        if command.state is WAITING:
-            self._withdraw(command)
-            self._cancelled(command)
-        elif command.state is RUNNING:
-            self._cancelled(command)
-            if command.worker is not None:
-                command.worker.cancel(command)
-
-    def _cancelled(self, command: Command) -> None:
-        self._settled(command, self._seconds())
-        if command.job:
-            return
-        self.stats.cancelled += 1
-        if self.audit is not None:
-            self.audit.ended(command, None)
-
-    def _settled(self, command: Command, now: float) -> None:
-        self._running.discard(command)
-        command.state = DONE
-        command.ended = now
-        if self._quiet:
-            self._tell_if_quiet()
-
-    def _tell_if_quiet(self) -> None:
-        if not self._running and not self.waiting:
-            told, self._quiet = self._quiet, []
-            for quiet in told:
-                quiet.callback(None)
-
-    def _fail(self, command: Command, error: JobgateError, now: float) -> None:
-        """Settle it with a problem."""
-        error = _honest(error, command)
-        self._settled(command, now)
-        if not command.job:
-            self.stats.failed += 1
-            if self.audit is not None:
-                self.audit.ended(command, error)
-        if command.stream is None:
-            command.reply.errback(Failure(error))
-        else:
-            command.stream.end(Failure(error))
-
-
-def _honest(error: JobgateError, command: Command) -> JobgateError:
-    """What has been started before may have run, however it ends now."""
-    if command.attempt and error.executed == "no":
-        error.executed = "maybe"
-    return error
+def _nobody_lives(pool: Pool) -> errors.NoWorker:
+    return errors.NoWorker(
+        f"the workers keep dying: {pool.last_cause}", retry_after=pool.retry_in + 1
+    )

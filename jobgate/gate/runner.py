@@ -35,8 +35,11 @@ class Runner:
     Args:
         queue: Where commands come from.
         worker: Who runs them.
-        road: Who settles them.
+        road: Their queue: who settles them, and who hears of it when they cannot be.
         post: The number of the worker's post; it decides the shard.
+
+    Attributes:
+        began: Told when the worker has begun to run a command.
     """
 
     _log = Logger()
@@ -45,9 +48,12 @@ class Runner:
         self.worker = worker
         self.post = post
         self._road = road
+        self._outcomes = road.outcomes
+        # Asked for every command: to hand these on would cost a call each.
+        self.began = road.overdue.began
+        self._started = road.outcomes.running.add
         self._go_to(queue)
         self._get = self._got
-        self._started = road.running_add
         self._waiting = False
         self._stopped = False
 
@@ -74,15 +80,6 @@ class Runner:
 
     # --- what becomes of commands: the Taker and Crew protocols of `jobgate.pool`
 
-    def began(self, command: Command, now: float) -> None:
-        """The worker has begun to run it."""
-        command.began = now
-        if command.on_start is not None:
-            command.on_start(command)
-        timeout = self._road.config.timeout
-        if timeout and now + timeout < command.due:
-            self._road.due_earlier(command, now + timeout, now)
-
     def replied(self, command: Command, reply: Reply, now: float) -> None:
         """It ended well."""
         if command.batch is not None and command.batch.left:
@@ -92,16 +89,16 @@ class Runner:
             self._fill()
         elif len(self.queue.waiting) > self._rivals and self.worker.idle:
             self.queue.prefer(self._get)
-        self._road.succeeded(command, reply, now)
+        self._outcomes.succeeded(command, reply, now)
 
     def failed(self, command: Command, error: JobgateError, now: float) -> None:
         """The worker said FAIL."""
         self._more()
-        self._road.failed(command, error, now)
+        self._outcomes.failed(command, error, now)
 
     def streaming(self, command: Command, reply: Reply) -> None:
         """The first part of a streamed reply has come."""
-        self._road.streaming(command, reply)
+        self._outcomes.streaming(command, reply)
 
     def declined(self, command: Command) -> None:
         """The worker will not have it: another gets it, first of all."""
@@ -110,7 +107,7 @@ class Runner:
 
     def unfit(self, command: Command, error: JobgateError) -> None:
         """The worker cannot be given it."""
-        self._road.unfit(command, error)
+        self._outcomes.unfit(command, error)
 
     def rested(self) -> None:
         """The worker has room again."""

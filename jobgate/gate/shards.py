@@ -16,6 +16,8 @@ from jobgate.gate.batching import Batching
 from jobgate.gate.queues import CommandQueue
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from twisted.internet.interfaces import IReactorTime
 
     from jobgate.command import Command
@@ -81,6 +83,21 @@ class Shards(list[CommandQueue]):
             return self[0].bytes_waiting
         return sum(shard.bytes_waiting for shard in self)
 
+    @property
+    def paused(self) -> bool:
+        """Whether an operator has stopped them."""
+        return self[0].paused
+
+    def pause(self) -> None:
+        """Let nothing leave until `resume`."""
+        for shard in self:
+            shard.pause()
+
+    def resume(self) -> None:
+        """Let commands leave again."""
+        for shard in self:
+            shard.resume()
+
     def commands(self) -> list[Command]:
         """All that waits now."""
         return list(chain.from_iterable(shard.pending for shard in self))
@@ -89,6 +106,27 @@ class Shards(list[CommandQueue]):
         """As many calls may wait from now on."""
         for shard in self:
             shard.size = size
+
+    def take_over(self, before: Shards, running: Iterable[Command]) -> None:
+        """
+        Be used instead of others, which are used no more.
+
+        Args:
+            before: The others: what waits there waits here, in the same order.
+            running: What was taken from them, and may come back.
+        """
+        waiting = before.commands()
+        for command in waiting:
+            command.shard.discard(command)
+        before.close()
+        if before.paused:
+            self.pause()
+        for command in (*waiting, *running):
+            command.shard = self.of((command.headers or {}).get("jobgate-key", ""))
+        for command in reversed(waiting):
+            if self.batching is None:
+                command.batch = None
+            command.shard.put_back(command)
 
     def close(self) -> None:
         """Stop the clocks: nothing is left."""

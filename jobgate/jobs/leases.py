@@ -138,7 +138,7 @@ class Leases:
         for command in commands:
             if command.state is RUNNING and not command.job:
                 self._calls[command.id] = _Lent(road, command, "")
-                road.began(command)
+                road.overdue.began(command, self._clock.seconds())
             elif not command.job:
                 self._remember(command)
         if jobs:
@@ -163,7 +163,7 @@ class Leases:
         lent = self._take_call(name, lease)
         if lent is not None:
             answer = CallReply(reply.body, reply.content_type, reply.status)
-            lent.road.succeeded(lent.command, answer, self._clock.seconds())
+            lent.road.outcomes.succeeded(lent.command, answer, self._clock.seconds())
             return
         await self._finish(name, lease, Ending(State.SUCCEEDED, reply=reply))
 
@@ -171,7 +171,7 @@ class Leases:
         """A command's puller could not do it: what becomes of it; errors as for `reply`."""
         lent = self._take_call(name, lease)
         if lent is not None:
-            lent.road.failed(lent.command, error, self._clock.seconds())
+            lent.road.outcomes.failed(lent.command, error, self._clock.seconds())
             return State.FAILED
         return await self._not_done(name, lease, error)
 
@@ -232,9 +232,9 @@ class Leases:
             now = self._clock.seconds()
             if error is None:
                 done = CallReply(b"", "application/octet-stream")
-                lent.road.succeeded(lent.command, done, now)
+                lent.road.outcomes.succeeded(lent.command, done, now)
             else:
-                lent.road.failed(lent.command, error, now)
+                lent.road.outcomes.failed(lent.command, error, now)
 
         def finished(done_all: bool) -> None:  # noqa: FBT001 (what the journal says)
             again = error is None and lease in self._acked
@@ -297,7 +297,7 @@ class Leases:
 
     def _lend_call(self, road: Road, command: Command, terms: LeaseTerms) -> None:
         lent = self._calls[command.id] = _Lent(road, command, terms.id)
-        road.began(command)
+        road.overdue.began(command, self._clock.seconds())
         self._arm(lent, terms.seconds)
 
     def _arm(self, lent: _Lent, seconds: float) -> None:

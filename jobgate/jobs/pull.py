@@ -198,7 +198,7 @@ class Pull:
         # Whoever it may have killed a worker with, here it is alone.
         command.batch = None
         command.attempt += 1
-        self._road.running_add(command)
+        self._road.outcomes.running.add(command)
         lot = command if isinstance(command, Lot) else None
         alone = self._lines and lot is None and b"\n" in command.body
         if self._lines and self.commands and (alone or not self._fits(command)):
