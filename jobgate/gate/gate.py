@@ -201,7 +201,8 @@ class Gate:
             config = msgspec.structs.replace(config, gate=gate)
         before, self.config = self.config, config
         self._tokens = Tokens(config)
-        self._ids = IdMaker(config.gate.name)
+        if config.gate.name != before.gate.name:
+            self._ids = IdMaker(config.gate.name)
         self.callbacks.reconfigure(config.callbacks)
         outcomes = []
         for name in [name for name in before.queues if name not in config.queues]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from types import NoneType
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -273,6 +274,18 @@ class GateTests(SynchronousTestCase):
         old.reply(b"still done")
         self.assertEqual(self.successResultOf(called).body, b"still done")
         self.assertTrue(old.stdin_closed)
+
+    def test_ids_after_a_reload(self) -> None:
+        """They go on rising, whatever has been done to the clock; another name is taken on."""
+        gate = self.build()
+        names = [gate.new_id()]
+        with patch("time.time", lambda: 1.0):
+            for _ in range(3):
+                gate.reconfigure(config(q={}))
+                names.append(gate.new_id())
+            self.assertEqual(names, sorted(names))
+            gate.reconfigure(config(q={}, gate={"name": "a"}))
+            self.assertTrue(gate.new_id().startswith("a-0000000003e8"))
 
     def test_reconfigure_gives_a_command(self) -> None:
         """
