@@ -13,6 +13,7 @@ when it reads a reply. Ends with 0 if prefetch keeps the workers busy, 1 if not.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import struct
 import sys
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from awake import awake
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater, react
 
@@ -257,8 +259,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="how often; the middle one is shown")
     parser.add_argument("--seconds", type=float, default=0.5, help="that each counts")
     parser.add_argument("--svg", type=Path, help="where to draw it (needs matplotlib)")
+    parser.add_argument(
+        "--awake",
+        action="store_true",
+        help="keep the CPUs from sleeping, for which a host would give them to others",
+    )
     options = parser.parse_args()
-    react(lambda reactor: Deferred.fromCoroutine(run(reactor, options)))
+    with awake() if options.awake else contextlib.nullcontext():
+        react(lambda reactor: Deferred.fromCoroutine(run(reactor, options)))
 
 
 if __name__ == "__main__":

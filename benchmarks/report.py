@@ -35,6 +35,7 @@ class Result:
         rounds: How many rounds were run.
         seconds: How long each measurement took.
         again: How often a measurement that the host disturbed is made again.
+        awake: Whether the CPUs are kept from sleeping.
         about: What each row is, in words.
         samples: The measurements of each row, one a round.
         checks: The claims, judged.
@@ -47,6 +48,7 @@ class Result:
     rounds: int
     seconds: float
     again: int
+    awake: bool
     about: dict[str, str] = field(default_factory=dict)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
@@ -68,6 +70,8 @@ def table(result: Result) -> str:
     Write the rows, then the claims, as plain text.
     """
     how = f"{result.rounds} interleaved rounds of {result.seconds:g} s; medians (lowest - highest)."
+    if result.awake:
+        how += " The CPUs were kept awake."
     parts = [f"{how} Absolute values belong to this machine and this minute; ratios last longer."]
     if result.samples:
         parts.append(aligned(row_lines(result)))
@@ -148,6 +152,7 @@ def document(result: Result) -> dict[str, object]:
         "versions": {package: version_of(package) for package in PACKAGES},
         "rounds": result.rounds,
         "seconds": result.seconds,
+        "awake": result.awake,
         "stolen": round(result.stolen.share, 4),
         "disturbed": round(result.disturbed, 4),
         "repeated": result.repeated,

@@ -5,6 +5,7 @@ What the benchmarks have in common: the command line, and rounds of rows that me
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from awake import awake
 from checks import Bar, Check
 from measure import Sample, spread_of
 from processes import BenchmarkError, end_on_signals
@@ -156,9 +158,12 @@ def main(
     """
     options = parse(about, picture=draw is not None)
     end_on_signals()
-    result = Result(options.rounds, options.seconds, options.again)
+    result = Result(options.rounds, options.seconds, options.again, options.awake)
     try:
-        with tempfile.TemporaryDirectory(prefix="jobgate-benchmark-") as folder:
+        with (
+            tempfile.TemporaryDirectory(prefix="jobgate-benchmark-") as folder,
+            awake() if options.awake else contextlib.nullcontext(),
+        ):
             run(result, options.only, Path(folder))
         sys.stdout.write(f"{table(result)}\n")
         if options.json:
@@ -193,6 +198,11 @@ def parse(about: str, *, picture: bool) -> argparse.Namespace:
         default=2,
         metavar="N",
         help="how often a measurement that the host disturbed is made again (2)",
+    )
+    parser.add_argument(
+        "--awake",
+        action="store_true",
+        help="keep the CPUs from sleeping, for which a host would give them to others",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     if picture:
