@@ -29,14 +29,15 @@ class Desk:
     Attributes:
         rows: By the id of each of their jobs.
         touched: By number, what steps have worked on since the last `settle`.
+        unwritten: Likewise, what was touched before and the tables do not know as it is.
     """
 
     def __init__(self, lendings: Lendings) -> None:
         self.rows: dict[str, Row] = {}
         self.touched: dict[int, Row] = {}
+        self.unwritten: dict[int, Row] = {}
         self._lendings = lendings
         self._held: set[int] = set()
-        self._unwritten: dict[int, Row] = {}
 
     def remember(self, row: Row) -> None:
         """A row comes."""
@@ -74,17 +75,17 @@ class Desk:
                 continue
             self._held.discard(seq)
             if row.dirty:
-                self._unwritten[seq] = row
+                self.unwritten[seq] = row
             elif not self._stays(row):
                 self.let_go(row)
         self.touched.clear()
 
     def written(self) -> None:
         """The tables know all: let go of those that were waiting for that."""
-        for row in self._unwritten.values():
+        for row in self.unwritten.values():
             if row.state != HELD and not self._stays(row):
                 self.let_go(row)
-        self._unwritten.clear()
+        self.unwritten.clear()
 
     def let_go(self, row: Row) -> None:
         """A row goes."""
@@ -102,7 +103,7 @@ class Desk:
         for row in self.touched.values():
             self.let_go(row)
         self.touched.clear()
-        self._unwritten.clear()
+        self.unwritten.clear()
 
     def _stays(self, row: Row) -> bool:
         """Whether a row that is not held is kept."""

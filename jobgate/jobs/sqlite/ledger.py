@@ -116,11 +116,13 @@ class Ledger:
         """Write all that has changed and make it last; what has changed."""
         self.flush()
         self._db.execute("COMMIT")
-        self.desk.written()
+        desk = self.desk
+        if desk.unwritten:
+            desk.written()
         self.sheet.owed = 0
         changes = self.moves.keep()
         for row in self.lendings.tidy():
-            self.desk.let_go(row)
+            desk.let_go(row)
         return changes
 
     @property
