@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from twisted.logger import Logger
 
+from jobgate.jobs.job import TERMINAL, State
 from jobgate.jobs.lots import ids_of, parted, singles, size_of
 
 if TYPE_CHECKING:
@@ -151,6 +152,39 @@ class Backlog:
     def running(self) -> int:
         """Everything that runs."""
         return self.road.calls[1] + self.open[3]
+
+    # --- what is counted
+
+    def take_up(self, counts: Sequence[int]) -> None:
+        """So many jobs, by state, have been found in the journal."""
+        self.open = list(counts[: len(self.open)])
+        self.stored = counts[State.QUEUED]
+        self.road.stats.accepted += sum(counts)
+        self.fill()
+
+    def count(self, state: State, before: State | None, size: int) -> None:
+        """So many have changed their state: what is accepted has ended, or waits, or runs."""
+        stats = self.road.stats
+        if before is None or before >= TERMINAL:
+            stats.accepted += size
+            if before is not None:
+                stats.retried += size
+        else:
+            self.open[before] -= size
+        if state < TERMINAL:
+            self.open[state] += size
+        elif state == State.SUCCEEDED:
+            stats.succeeded += size
+        elif state == State.CANCELLED:
+            stats.cancelled += size
+        else:
+            stats.failed += size
+
+    def refuse(self, size: int) -> None:
+        """So many could not be stored: refused is accepted, then shed."""
+        stats = self.road.stats
+        stats.accepted += size
+        stats.shed += size
 
     # --- what comes
 

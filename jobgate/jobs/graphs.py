@@ -125,7 +125,7 @@ class Graphs:
         self._reactor = reactor
         self._settings = settings
         self._may_push = may_push
-        jobs.growing.growth = self.growth
+        jobs.outcomes.growing.growth = self.growth
 
     async def submit(self, document: bytes, by: Submission) -> Submitted:
         """
@@ -209,7 +209,7 @@ class Graphs:
                 may(caller)
                 ended.knows(left)
                 if not ended.over and seconds > 0:
-                    await self._jobs.linger(ended, seconds)
+                    await self._jobs.watches.linger(ended, seconds)
         finally:
             self._jobs.watches.remove(name, ended)
         return await self.get(name, needs=False)

@@ -173,7 +173,7 @@ async def _join(jobs: Jobs, road: Road, name: str, command: Command) -> Outcome 
 async def _run(jobs: Jobs, road: Road, command: Command, *, shard: str, no_queue: bool) -> Outcome:
     if command.state is DONE:
         return await outcome(jobs, command.id, 0)
-    command.on_start = jobs.started
+    command.on_start = jobs.outcomes.started
     try:
         sent: Deferred[travelling.Reply] = Deferred(command.leave)
         road.submit(command, key=shard, no_queue=no_queue, waiter=sent)
@@ -182,12 +182,12 @@ async def _run(jobs: Jobs, road: Road, command: Command, *, shard: str, no_queue
         # It was cancelled by its id, which is stored.
         return await outcome(jobs, command.id, 0)
     except errors.JobgateError as error:
-        ended = jobs.finish(command, Ending(State.FAILED, error=document(error)))
+        ended = jobs.outcomes.finish(command, Ending(State.FAILED, error=document(error)))
         if error.executed == "no":
-            jobs.forget(command, ended)
+            jobs.outcomes.forget(command, ended)
             raise
     else:
-        ended = jobs.finish(command, Ending(State.SUCCEEDED, reply=reply))
+        ended = jobs.outcomes.finish(command, Ending(State.SUCCEEDED, reply=reply))
     await _stored(jobs, ended, command)
     return await outcome(jobs, command.id, 0)
 

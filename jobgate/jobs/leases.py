@@ -71,12 +71,17 @@ class Leases:
     Args:
         jobs: The gate's.
         clock: Seconds and timers.
+
+    Attributes:
+        stale: Replies to attempts that were over, dropped.
     """
 
     _log = Logger()
 
     def __init__(self, jobs: Jobs, clock: IReactorTime) -> None:
+        self.stale = 0
         self._jobs = jobs
+        self._outcomes = jobs.outcomes
         self._clock = clock
         self._calls: dict[str, _Lent] = {}
         self._over: OrderedDict[str, str] = OrderedDict()
@@ -124,7 +129,7 @@ class Leases:
                     self._remember(command)
             if jobs:
                 # Not as they were asked for: a lot may have been parted meanwhile.
-                self._jobs.release(road, [command for command in commands if command.job])
+                self._outcomes.release(road, [command for command in commands if command.job])
                 self._jobs.sweep_in(terms.seconds)
 
         if not jobs:
@@ -142,7 +147,7 @@ class Leases:
             elif not command.job:
                 self._remember(command)
         if jobs:
-            self._jobs.release(road, jobs)
+            self._outcomes.release(road, jobs)
             self._jobs.journal.consume(_starts(jobs)).addErrback(self._bug)
 
     # --- what pullers say
@@ -259,7 +264,7 @@ class Leases:
 
     def _stale(self, why: str, name: str | None = None) -> errors.StaleAttempt:
         """The answer to what comes too late (for this command); it is counted."""
-        self._jobs.stale += 1
+        self.stale += 1
         return errors.StaleAttempt(why, id=name)
 
     async def _known(self, name: str) -> None:
@@ -272,7 +277,7 @@ class Leases:
         ended = False
         for name, attempt in leased.jobs if leased is not None else ():
             job = await self._jobs.get(name)
-            ending = self._jobs.ending_of(job.queue, job.spent, job.attempts, error, lease)
+            ending = self._outcomes.ending_of(job.queue, job.spent, job.attempts, error, lease)
             ended |= await self._jobs.journal.finish(name, attempt, ending)
             if ending.state == State.SCHEDULED:
                 self._jobs.sweep_in(ending.delay)
@@ -281,7 +286,7 @@ class Leases:
     async def _not_done(self, name: str, lease: str, error: errors.JobgateError) -> State:
         """A job goes on as its queue's rules say."""
         job = await self._jobs.get(name)
-        ending = self._jobs.ending_of(job.queue, job.spent, job.attempts, error)
+        ending = self._outcomes.ending_of(job.queue, job.spent, job.attempts, error)
         await self._finish(name, lease, ending)
         return ending.state
 

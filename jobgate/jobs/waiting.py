@@ -1,5 +1,5 @@
 """
-Waiting for a job: for its end, and for all parts of a streamed reply.
+Waiting for a job: for its end, for all parts of a streamed reply, or not at all.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as TooLate
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from jobgate.errors import WorkerProtocolError
+from jobgate.errors import StoreUnavailable, WorkerProtocolError
 from jobgate.jobs.job import TERMINAL
 from jobgate.wire.frames import MAX_FRAME
 
@@ -21,9 +22,20 @@ if TYPE_CHECKING:
 
     from jobgate.jobs.job import Change
 
-__all__ = ["Ended", "Gathering", "shielded"]
+__all__ = ["Ended", "Gathering", "shielded", "unattended"]
 
 _T = TypeVar("_T")
+_log = Logger()
+
+
+def unattended(step: Deferred[_T]) -> None:
+    """Let a lasting step go its way: only a bug, or the end of the gate, can make it fail."""
+    step.addErrback(_lost)
+
+
+def _lost(failure: Failure) -> None:
+    if not failure.check(StoreUnavailable):
+        _log.failure("the journal lost an operation", failure=failure)
 
 
 def shielded(step: Deferred[_T]) -> Deferred[_T]:

@@ -1,5 +1,5 @@
 """
-Who waits to hear of a job or a graph.
+Who waits to hear of a job or a graph, and for how long.
 
 Must not know stores or HTTP: whoever learns of something tells it here, once.
 """
@@ -13,7 +13,10 @@ from twisted.logger import Logger
 from jobgate.jobs.lots import ids_of
 
 if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
     from jobgate.jobs.job import Change
+    from jobgate.jobs.waiting import Ended
 
 __all__ = ["Watcher", "Watches"]
 
@@ -31,13 +34,31 @@ class Watcher(Protocol):
         """A part of its reply has come; likewise."""
 
 
+class Waiter(Protocol):
+    """Somebody who waits."""
+
+    def end(self) -> None:
+        """Wait no longer."""
+
+
 class Watches:
-    """Watchers by the id of what they watch."""
+    """
+    Watchers by the id of what they watch.
+
+    Args:
+        clock: Seconds and timers.
+
+    Attributes:
+        waiting: Who waits for something and is to be sent away when the gate stops.
+    """
 
     _log = Logger()
 
-    def __init__(self) -> None:
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
         self._watchers: dict[str, list[Watcher]] = {}
+        self._held = False
+        self.waiting: set[Waiter] = set()
 
     def __len__(self) -> int:
         return len(self._watchers)
@@ -54,6 +75,22 @@ class Watches:
         watchers.remove(watcher)
         if not watchers:
             del self._watchers[name]
+
+    async def linger(self, ended: Ended, seconds: float) -> None:
+        """Wait for an end for at most so many seconds, and no longer than the gate runs."""
+        if self._held:
+            return
+        self.waiting.add(ended)
+        try:
+            await ended.within(seconds, self._clock)
+        finally:
+            self.waiting.discard(ended)
+
+    def hold(self) -> None:
+        """Keep nobody waiting, from now on."""
+        self._held = True
+        for waiter in tuple(self.waiting):
+            waiter.end()
 
     def changed(self, change: Change) -> None:
         """A job has come into another state: its watchers and its graph's hear of it."""

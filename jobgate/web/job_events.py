@@ -76,7 +76,7 @@ class _Follower:
     def listen(self) -> None:
         """Take in what happens from now on."""
         self._gate.jobs.watches.add(self._name, self)
-        self._gate.jobs.waiting.add(self)
+        self._gate.jobs.watches.waiting.add(self)
         self._beat()
 
     def start(self, job: Job) -> None:
@@ -109,7 +109,7 @@ class _Follower:
     def end(self) -> None:
         """It has ended, or nobody listens, or the gate stops."""
         self._gate.jobs.watches.remove(self._name, self)
-        self._gate.jobs.waiting.discard(self)
+        self._gate.jobs.watches.waiting.discard(self)
         if self._alive is not None and self._alive.active():
             self._alive.cancel()
         self._alive = None

@@ -153,7 +153,7 @@ class Metrics(Collector):
         yield CounterMetricFamily(
             "jobgate_stale_replies",
             "Replies of pullers that came too late, dropped",
-            value=self._gate.jobs.stale,
+            value=self._gate.leases.stale,
         )
         yield from (stray, waiting, running, size, workers, wanted, restarts, causes)
         yield from (busy, done, waited, ran)

@@ -304,12 +304,12 @@ class GrowingTests(Case):
             self.answer(self.q, jobs={"c": {"queue": "q", "needs": ["a"]}})
             self.successResultOf(self.gate.jobs.close())
             self.reactor.advance(1.1)
-        self.assertEqual((named.call_count, self.gate.jobs.growing._under_way), (1, set()))
+        self.assertEqual((named.call_count, self.gate.jobs.outcomes.growing._under_way), (1, set()))
 
     def test_growth_that_goes_wrong(self) -> None:
         """A bug ends the attempt, and is logged."""
         self.submit({"a": {"queue": "q"}, "b": {"queue": "r", "needs": ["a"]}})
-        with patch.object(self.gate.jobs.growing, "growth", side_effect=ValueError):
+        with patch.object(self.gate.jobs.outcomes.growing, "growth", side_effect=ValueError):
             self.answer(self.q, jobs={"c": {"queue": "q"}})
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
         self.assertEqual(self.states()["a"], "scheduled")

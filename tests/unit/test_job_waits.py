@@ -39,7 +39,7 @@ class WaitingTests(JobsCase):
         told = Deferred.fromCoroutine(self.gate.jobs.wait(name, 5.0))
         self.child.reply(b"done")
         self.assertIs(self.successResultOf(told).state, State.SUCCEEDED)
-        self.assertEqual(self.gate.jobs.waiting, set())
+        self.assertEqual(self.gate.jobs.watches.waiting, set())
 
 
 class CancelledPutTests(JobsCase):

@@ -1,5 +1,5 @@
 """
-Jobs on their Roads: `jobgate.jobs.jobs`, `backlog`, `endings`, `keyed`.
+Jobs on their Roads: `jobgate.jobs.jobs`, `backlog`, `departures`, `outcomes`, `endings`, `keyed`.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class JobTests(JobsCase):
         other = self.push(body=b"poison")
         self.turn(0.1)
         self.assertIs(self.state(other), State.DEAD)
-        self.assertEqual(self.gate.jobs._deaths, {})
+        self.assertEqual(self.gate.jobs.outcomes.deaths, {})
 
     def test_declined_by_all(self) -> None:
         """A job that every worker declines is offered again in a second, and is not lost."""

@@ -93,7 +93,7 @@ class PullTests(JobsCase):
         self.assertEqual((command.id, command.body), (name, b"x"))
         self.assertIs(self.state(name), State.SUCCEEDED)
         self.refused(self.gate.leases.reply(name, "", OK), errors.StaleAttempt)
-        self.assertEqual(self.gate.jobs.stale, 1)
+        self.assertEqual(self.gate.leases.stale, 1)
 
     def test_nothing_there(self) -> None:
         """Who does not wait gets nothing; who waits gets the next."""
@@ -435,7 +435,7 @@ class PullTests(JobsCase):
         self.assertEqual(self.successResultOf(called).body, b"done")
         self.refused(self.gate.leases.reply(command.id, "", OK), errors.StaleAttempt)
         self.refused(self.gate.leases.fail(command.id, "", fault()), errors.StaleAttempt)
-        self.assertEqual(self.gate.jobs.stale, 2)
+        self.assertEqual(self.gate.leases.stale, 2)
         self.assertEqual(self.gate.leases._calls, {})
 
     def test_call_fails(self) -> None:
