@@ -1,8 +1,8 @@
 """
 HTTPHandler: every route, declared once, for Klein.
 
-Decides nothing: what each route does is in the module of its subject. Those of `calls`, `pushes`
-and `pulls` the short way finds there, too.
+Decides nothing: what each route does is in the module of its subject. Those of `calls`, `pushes`,
+`pulls` and `leases` the short way finds there, too.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from jobgate.web.calls import Calls
     from jobgate.web.exchange import Exchange
     from jobgate.web.klein_channel import KleinRequest
+    from jobgate.web.leases import LeaseRequests
     from jobgate.web.pulls import Pulls
     from jobgate.web.pushes import Pushes
 
@@ -68,7 +69,8 @@ class HTTPHandler:
         gate: What they are about.
         calls: The call route's body.
         pushes: The push route's body.
-        pulls: What pullers ask for and say.
+        pulls: What pullers ask for.
+        leases: What they say of what they have.
         access: Who may do what.
     """
 
@@ -78,12 +80,19 @@ class HTTPHandler:
     _log = Logger()
 
     def __init__(
-        self, gate: Gate, calls: Calls, pushes: Pushes, pulls: Pulls, access: Access
+        self,
+        gate: Gate,
+        calls: Calls,
+        pushes: Pushes,
+        pulls: Pulls,
+        leases: LeaseRequests,
+        access: Access,
     ) -> None:
         self._calls = calls
         self._pushes = pushes
         self._jobs = JobRequests(gate, access)
         self._pulls = pulls
+        self._leases = leases
         self._graphs = GraphRequests(gate, access)
         self._operating = OperatingRequests(gate, access)
 
@@ -119,45 +128,45 @@ class HTTPHandler:
     @_route
     def reply(self, exchange: Exchange, name: str) -> _Answer:
         """The result of a pulled command; `?next=` gets the next one in the same exchange."""
-        return run(self._pulls.reply(exchange, name))
+        return run(self._leases.reply(exchange, name))
 
     @app.route("/jobs/<name>/fail", methods=["POST"])
     @_route
     def fail(self, exchange: Exchange, name: str) -> _Answer:
         """A pulled command could not be done: `title`, `detail`, `status` and `retry` as JSON."""
-        return run(self._pulls.fail(exchange, name))
+        return run(self._leases.fail(exchange, name))
 
     @app.route("/jobs/<name>/decline", methods=["POST"])
     @_route
     def decline(self, exchange: Exchange, name: str) -> _Answer:
         """A pulled command goes back, for another puller; no attempt is counted."""
-        return run(self._pulls.decline(exchange, name))
+        return run(self._leases.decline(exchange, name))
 
     @app.route("/jobs/<name>/extend", methods=["POST"])
     @_route
     def extend(self, exchange: Exchange, name: str) -> _Answer:
         """A pulled command takes longer: its lease runs `?lease=` seconds from now on."""
-        return run(self._pulls.extend(exchange, name))
+        return run(self._leases.extend(exchange, name))
 
     @app.route("/leases/<lease>/ack", methods=["POST"])
     @_route
     def finish_lease(self, exchange: Exchange, lease: str) -> _Answer:
         """All commands under a lease have been done; saying so again is harmless."""
         answer: Deferred[Response] = Deferred()
-        self._pulls.finish_lease(exchange, lease, answer.callback)
+        self._leases.finish_lease(exchange, lease, answer.callback)
         return answer
 
     @app.route("/leases/<lease>/fail", methods=["POST"])
     @_route
     def fail_lease(self, exchange: Exchange, lease: str) -> _Answer:
         """None of the commands under a lease could be done."""
-        return run(self._pulls.fail_lease(exchange, lease))
+        return run(self._leases.fail_lease(exchange, lease))
 
     @app.route("/leases/<lease>/extend", methods=["POST"])
     @_route
     def extend_lease(self, exchange: Exchange, lease: str) -> _Answer:
         """All that is under a lease takes longer: it runs `?lease=` seconds from now on."""
-        return run(self._pulls.extend_lease(exchange, lease))
+        return run(self._leases.extend_lease(exchange, lease))
 
     @app.route("/jobs", methods=["GET"])
     @_route

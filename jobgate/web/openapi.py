@@ -14,7 +14,7 @@ import msgspec
 
 from jobgate import __version__
 from jobgate.pool.report import Report
-from jobgate.web import graphs, job_views, pulls, views
+from jobgate.web import graphs, job_views, leases, views
 from jobgate.web.problems import PROBLEMS
 
 if TYPE_CHECKING:
@@ -76,13 +76,13 @@ _RETURNS: dict[str, tuple[int, type | None]] = {
     "graph": (200, graphs.GraphState),
     "graph_result": (200, graphs.GraphResult),
     "cancel_graph": (200, graphs.GraphState),
-    "reply": (200, pulls.Said),
-    "fail": (200, pulls.Said),
-    "decline": (200, pulls.Said),
-    "extend": (200, pulls.Lease),
-    "finish_lease": (200, pulls.Said),
-    "fail_lease": (200, pulls.Said),
-    "extend_lease": (200, pulls.Lease),
+    "reply": (200, leases.Said),
+    "fail": (200, leases.Said),
+    "decline": (200, leases.Said),
+    "extend": (200, leases.Lease),
+    "finish_lease": (200, leases.Said),
+    "fail_lease": (200, leases.Said),
+    "extend_lease": (200, leases.Lease),
     "healthz": (200, views.Status),
     "readyz": (200, views.Status),
     "queues": (200, views.Queues),
@@ -148,8 +148,8 @@ _BODIES: dict[str, tuple[str, type | None]] = {
     "call": ("The command; any media type, handed on to the worker.", None),
     "push": ("The command; any media type, handed on to the worker.", None),
     "reply": ("The result; any media type, handed on to the caller.", None),
-    "fail": ("Why it could not be done; may be left out.", pulls.PullerFailure),
-    "fail_lease": ("Why they could not be done; may be left out.", pulls.PullerFailure),
+    "fail": ("Why it could not be done; may be left out.", leases.PullerFailure),
+    "fail_lease": ("Why they could not be done; may be left out.", leases.PullerFailure),
     "submit_graph": ("The graph.", graphs.GraphDocument),
 }
 """What a route takes; one that is not here takes nothing."""

@@ -25,6 +25,7 @@ from jobgate.web.channel import FrontDoor, Stamp
 from jobgate.web.handler import HTTPHandler
 from jobgate.web.job_views import told
 from jobgate.web.klein_channel import klein_site, serve_by_klein
+from jobgate.web.leases import LeaseRequests
 from jobgate.web.outbox import Ledger
 from jobgate.web.problems import problem
 from jobgate.web.pulls import Pulls
@@ -94,11 +95,12 @@ class HTTPServer(Factory):
         pushes = Pushes(self._gate, self.access)
         calls = Calls(self._gate, self.access, pushes)
         pulls = Pulls(self._gate, self.access)
-        handler = HTTPHandler(self._gate, calls, pushes, pulls, self.access)
+        leases = LeaseRequests(self._gate, self.access, pulls)
+        handler = HTTPHandler(self._gate, calls, pushes, pulls, leases, self.access)
         self._site = klein_site(handler.app.resource())
         self._short: ShortWay | None = None
         if config.gate.front == "fast":
-            self._short = ShortWay(calls, pushes, pulls, config.queues)
+            self._short = ShortWay(calls, pushes, pulls, leases, config.queues)
         self.heads.clear()
         self.fields.clear()
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from jobgate.web.calls import Calls
     from jobgate.web.exchange import Exchange, Handle, Head, Response
+    from jobgate.web.leases import LeaseRequests
     from jobgate.web.pulls import Pulls
     from jobgate.web.pushes import Pushes
 
@@ -37,11 +38,19 @@ class ShortWay:
     Args:
         calls: The call route's body.
         pushes: The push route's body.
-        pulls: What pullers ask for and say.
+        pulls: What pullers ask for.
+        leases: What they say of what they have.
         queues: The names of those that are declared.
     """
 
-    def __init__(self, calls: Calls, pushes: Pushes, pulls: Pulls, queues: Iterable[str]) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        pushes: Pushes,
+        pulls: Pulls,
+        leases: LeaseRequests,
+        queues: Iterable[str],
+    ) -> None:
         # Targets that are known by heart.
         self._posts: dict[bytes, tuple[Handle, str]] = {}
         for name in queues:
@@ -52,8 +61,8 @@ class ShortWay:
             (b"POST", b"push", None): pushes.push,
             (b"GET", b"pull", None): pulls.pull,
             (b"POST", b"pull", None): pulls.pull,
-            (b"POST", b"jobs", b"reply"): _answering(pulls.reply),
-            (b"POST", b"leases", b"ack"): pulls.finish_lease,
+            (b"POST", b"jobs", b"reply"): _answering(leases.reply),
+            (b"POST", b"leases", b"ack"): leases.finish_lease,
         }
 
     def find(self, head: Head) -> tuple[Handle, str] | None:

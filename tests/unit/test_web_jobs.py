@@ -1,6 +1,6 @@
 """
-Requests about jobs and leases, without HTTP: `jobgate.web.pulls`, `jobs`, `job_events`; and the
-worker that makes them, `jobgate.worker.pulling`.
+Requests about jobs and leases, without HTTP: `jobgate.web.pulls`, `leases`, `jobs`, `job_events`;
+and the worker that makes them, `jobgate.worker.pulling`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from jobgate.web.access import Access
 from jobgate.web.calls import Calls
 from jobgate.web.exchange import Exchange, Head, Response
 from jobgate.web.jobs import JobRequests, run
+from jobgate.web.leases import LeaseRequests
 from jobgate.web.problems import problem_document
 from jobgate.web.pulls import Pulls
 from jobgate.web.pushes import Pushes, key_of
@@ -107,7 +108,9 @@ class LeaseRequestsTests(JobsCase):
     def setUp(self) -> None:
         super().setUp()
         self.build(q={"attempts": 2})
-        self.pulls = Pulls(self.gate, Access(self.gate.config))
+        access = Access(self.gate.config)
+        self.pulls = Pulls(self.gate, access)
+        self.leases = LeaseRequests(self.gate, access, self.pulls)
 
     def tearDown(self) -> None:
         self.conserved()
@@ -123,7 +126,7 @@ class LeaseRequestsTests(JobsCase):
         """Who fails or declines a job is told its state: it may be tried again."""
         name = self.push()
         states = []
-        for way in (self.pulls.decline, self.pulls.fail, self.pulls.fail):
+        for way in (self.leases.decline, self.leases.fail, self.leases.fail):
             self.turn(3.0)
             lease = said(self.pull(), "Jobgate-Lease")
             answer = self.done(way(request(b"/jobs/x", jobgate_lease=lease), name))
@@ -134,9 +137,9 @@ class LeaseRequestsTests(JobsCase):
         """A stale reply is told the command that it was for."""
         name = self.push()
         lease = said(self.pull(), "Jobgate-Lease")
-        self.done(self.pulls.reply(request(b"/jobs/x/reply", jobgate_lease=lease), name))
+        self.done(self.leases.reply(request(b"/jobs/x/reply", jobgate_lease=lease), name))
         late = self.refused(
-            self.pulls.reply(request(b"/jobs/x/reply", jobgate_lease=lease), name),
+            self.leases.reply(request(b"/jobs/x/reply", jobgate_lease=lease), name),
             errors.StaleAttempt,
         )
         self.assertEqual(problem_document(late)["id"], name)
@@ -172,7 +175,7 @@ class LeaseRequestsTests(JobsCase):
     def reply_and_next(self, name: str, lease: str, queue: bytes = b"q", **headers: str) -> Any:
         """Reply, and pull."""
         target = b"/jobs/x/reply?lease=9&wait=0&next=" + queue
-        return self.pulls.reply(request(target, b"r", jobgate_lease=lease, **headers), name)
+        return self.leases.reply(request(target, b"r", jobgate_lease=lease, **headers), name)
 
     def test_gone_before_the_next(self) -> None:
         """Whoever left while the store took the reply does not wait for the next command."""
@@ -181,7 +184,7 @@ class LeaseRequestsTests(JobsCase):
         target = b"/jobs/x/reply?lease=9&wait=20&next=q"
         exchange = request(target, b"r", jobgate_lease=lease)
         with patch.object(_Alive, "alive", return_value=False):
-            self.done(self.pulls.reply(exchange, name))
+            self.done(self.leases.reply(exchange, name))
         self.assertFalse(self.gate.jobs.backlogs["q"].busy)
         keyed = request(b"/pull/q?lease=9&wait=20", idempotency_key="k")
         with patch.object(_Alive, "alive", return_value=False):
@@ -247,7 +250,7 @@ class LeaseRequestsTests(JobsCase):
         # As a front door does that was given the route's Deferred.
         answer: Deferred[Response] = Deferred()
         exchange.on_lost = lambda: answer.cancel()  # noqa: PLW0108 (it is another one by then)
-        answer = run(self.pulls.reply(exchange, name))
+        answer = run(self.leases.reply(exchange, name))
         exchange.lost()
         self.failureResultOf(answer, CancelledError)
         self.push(body=b"next")
