@@ -74,7 +74,7 @@ class Changes:
             backlog = backlogs.get(change.queue) or self._backlog_for(change.queue)
             state, before, size = change.state, change.before, len(change.ids) or 1
             if not calls or change.id not in calls:
-                backlog.count(state, before, size)
+                backlog.tally.count(state, before, size)
                 if audit is not None:
                     auditing.changed(audit, change)
             if state is State.QUEUED:

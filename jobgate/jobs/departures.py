@@ -70,13 +70,13 @@ class Departures:
         """It has its inputs."""
         backlog = self._backlogs[taken.queue]
         self._set_out(command, taken, backlog)
-        backlog.fed()
+        backlog.arrivals.tell_if_here()
 
     def not_fed(self, command: Command, taken: Taken, error: errors.Unprocessable) -> None:
         """It cannot be given them."""
         backlog = self._backlogs[taken.queue]
         backlog.road.refuse(command, error)
-        backlog.fed()
+        backlog.arrivals.tell_if_here()
 
     # --- inside
 
@@ -146,10 +146,10 @@ class Departures:
             road.enter(command, key=key)
             return
         command.recorded = command.attempt + 1
-        backlog.starting += 1
+        backlog.arrivals.starting += 1
 
         def enter(_: None) -> None:
             road.enter(command, key=key)
-            backlog.started()
+            backlog.arrivals.started()
 
         unattended(self._journal.start(command.id, command.recorded, "").addCallback(enter))

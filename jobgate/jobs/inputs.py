@@ -52,6 +52,7 @@ class Feeder:
 
     Attributes:
         road: As given; the queue may come to have another.
+        hungry: Those that wait for their inputs, by id.
     """
 
     _log = Logger()
@@ -69,19 +70,14 @@ class Feeder:
         self._clock = clock
         self._fed = fed
         self._failed = failed
-        self._hungry: dict[str, tuple[Command, Taken]] = {}
+        self.hungry: dict[str, tuple[Command, Taken]] = {}
         self._feeding = False
         self._room: Deferred[None] | None = None
         self._again: IDelayedCall | None = None
 
-    @property
-    def hungry(self) -> int:
-        """How many jobs wait for their inputs."""
-        return len(self._hungry)
-
     def add(self, command: Command, taken: Taken) -> None:
         """Fetch what this one needed, in its turn."""
-        self._hungry[command.id] = command, taken
+        self.hungry[command.id] = command, taken
         if self._again is None:
             self._start()
 
@@ -93,10 +89,10 @@ class Feeder:
 
     def clear(self) -> list[Command]:
         """Let all go that wait; they."""
-        gone = [command for command, _ in self._hungry.values()]
+        gone = [command for command, _ in self.hungry.values()]
         for command in gone:
             command.state = DONE
-        self._hungry.clear()
+        self.hungry.clear()
         if self._again is not None:
             self._again.cancel()
             self._again = None
@@ -110,14 +106,14 @@ class Feeder:
 
     async def _feed(self) -> None:
         try:
-            while self._hungry:
-                command, taken = next(iter(self._hungry.values()))
+            while self.hungry:
+                command, taken = next(iter(self.hungry.values()))
                 while command.state is WAITING and self.road.bytes_waiting >= _WAITING:
                     self._room = Deferred()
                     await self._room
                 ids = [job for _, job in taken.inputs]
                 found = await self._journal.endings(list(dict.fromkeys(ids)), MAX_FRAME)
-                if self._hungry.pop(command.id, None) is None or command.state is not WAITING:
+                if self.hungry.pop(command.id, None) is None or command.state is not WAITING:
                     continue
                 if all(job in found for job in ids):
                     give(command, taken, [found[job] for job in ids])
@@ -126,7 +122,7 @@ class Feeder:
                     message = f"its inputs are larger than a frame, which holds {MAX_FRAME} bytes"
                     self._failed(command, taken, Unprocessable(message))
         except StoreUnavailable:
-            if self._hungry:
+            if self.hungry:
                 self._again = self._clock.callLater(_AGAIN, self._start)
         finally:
             self._feeding = False

@@ -209,7 +209,8 @@ class Jobs:
             if claimed:
                 jobs = [*claimed, *others]
                 claim, coming = len(claimed), sum([len(job.ids) or 1 for job in claimed])
-        recalls = backlog.recalls
+        arrivals = backlog.arrivals
+        recalls = arrivals.recalls
         stored = self.journal.put(jobs, claim=claim, key=key, graph=graph, limits=limits)
         soonest = _FOREVER
         for job in jobs:
@@ -222,7 +223,7 @@ class Jobs:
                 return stored
             if claim:
                 now = self.journal.now()
-                backlog.arrived([taken(job, now) for job in jobs[:claim]], recalls)
+                arrivals.arrived([taken(job, now) for job in jobs[:claim]], recalls)
             if soonest != _FOREVER:
                 self.sweep_in(soonest)
             return stored
@@ -249,7 +250,7 @@ class Jobs:
         for job in jobs:
             backlog = self.backlogs.get(job.queue)
             if backlog is not None:
-                backlog.refuse(size_of(job))
+                backlog.tally.refuse(size_of(job))
             if self.audit is not None:
                 auditing.refused(self.audit, job, error)
 

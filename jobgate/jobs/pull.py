@@ -64,6 +64,7 @@ class Pull:
     ) -> None:
         self.commands: list[Command] = []
         self._backlog = backlog
+        self._demand = backlog.demand
         self._road = backlog.road
         self._clock = clock
         self._most = most
@@ -121,7 +122,7 @@ class Pull:
     def start(self, seconds: float) -> None:
         """Take what is there, then wait for more for at most so many seconds."""
         backlog = self._backlog
-        backlog.pulled()
+        self._demand.pulled()
         if not backlog.stored:
             # What is here is all there is: who is content with that need not be expected.
             self._collect()
@@ -129,18 +130,18 @@ class Pull:
                 return
         self._waits = True
         self._get = self._got
-        backlog.pulls.add(self)
+        self._demand.pulls.add(self)
         backlog.want(self._most - self._count)
         self._collect()
         if self._ended:
             return
-        if backlog.closed:
+        if self._demand.closed:
             self.end()
         elif seconds > 0:
             self._wait_until(seconds)
         else:
             # What is stored takes a moment to come, even for one who will not wait.
-            self._backlog.when_here(self.end)
+            backlog.arrivals.when_here(self.end)
         for shard in () if self._ended else self._road.shards:
             shard.wait(self._get, self)
 
@@ -208,7 +209,7 @@ class Pull:
         self.commands.append(command)
         self._count += command.size
         if self._waits:
-            self._backlog.wanted -= command.size
+            self._demand.wanted -= command.size
         self._bytes += len(command.body)
         if lot is not None:
             lot.on_parted = self._parted
@@ -249,7 +250,7 @@ class Pull:
         self._done = _nobody
         if not self._waits:
             return
-        self._backlog.pulls.discard(self)
+        self._demand.pulls.discard(self)
         for shard in self._road.shards:
             shard.leave(self._get)
         del self._get

@@ -123,9 +123,9 @@ class Metrics(Collector):
             name = road.config.name
             supervisor = self._gate.supervisor(name)
             stray.add_metric([name], road.stats.stray_replies)
-            backlog = self._gate.jobs.backlogs[name]
-            waiting.add_metric([name], backlog.waiting)
-            running.add_metric([name], backlog.running)
+            tally = self._gate.jobs.backlogs[name].tally
+            waiting.add_metric([name], tally.waiting)
+            running.add_metric([name], tally.running)
             size.add_metric([name], road.bytes_waiting)
             states = [worker.state.value for worker in supervisor.workers]
             for state in ("starting", "ready", "draining", "ending"):

@@ -230,17 +230,17 @@ class Recycling(msgspec.Struct):
 def queue(gate: Gate, road: Road) -> Queue:
     """A queue as operators see it."""
     stats = road.stats
-    backlog = gate.jobs.backlogs[road.config.name]
+    tally = gate.jobs.backlogs[road.config.name].tally
     wait = road.expected_wait
     supervisor = gate.supervisor(road.config.name)
     workers = len(supervisor.alive) or road.staff
     return Queue(
         name=road.config.name,
         state="paused" if road.paused else road.refusal() or "open",
-        depth=backlog.waiting,
+        depth=tally.waiting,
         bytes_waiting=road.bytes_waiting,
         size=road.config.size,
-        running=backlog.running,
+        running=tally.running,
         workers=workers,
         wanted=supervisor.wanted,
         shards=[len(shard) for shard in road.shards],

@@ -145,12 +145,13 @@ class JobsCase(SynchronousTestCase):
         """Assert that accepted is what has ended, waits and runs; and that nothing is forgotten."""
         jobs, _ = self.successResultOf(self.journal.page("", None, 1000, ""))
         for name, backlog in self.gate.jobs.backlogs.items():
-            stats = backlog.road.stats
+            stats, tally = backlog.road.stats, backlog.tally
             ended = stats.succeeded + stats.failed + stats.shed + stats.cancelled
-            inside = backlog.waiting + backlog.running
-            self.assertEqual(stats.accepted, ended + inside, (name, vars(stats), backlog.open))
+            inside = tally.waiting + tally.running
+            self.assertEqual(stats.accepted, ended + inside, (name, vars(stats), tally.open))
             states = [job.state for job in jobs if job.queue == name and not job.call]
-            self.assertEqual(backlog.open, [states.count(state) for state in list(State)[:4]], name)
-            self.assertGreaterEqual(backlog.wanted, 0)
-            self.assertEqual(backlog._coming, 0)
-            self.assertEqual(backlog.wanted == 0, not backlog.pulls)
+            self.assertEqual(tally.open, [states.count(state) for state in list(State)[:4]], name)
+            self.assertGreaterEqual(backlog.demand.wanted, 0)
+            self.assertEqual(backlog.arrivals.coming, 0)
+            demand = backlog.demand
+            self.assertEqual(demand.wanted == 0, not demand.pulls)

@@ -540,7 +540,7 @@ class AnyGraphTests(Case):
         for road in self.gate.dispatcher:
             s = road.stats
             self.assertEqual(s.accepted, s.succeeded + s.failed + s.cancelled)
-            self.assertEqual(self.gate.jobs.backlogs[road.config.name].open, [0, 0, 0, 0])
+            self.assertEqual(self.gate.jobs.backlogs[road.config.name].tally.open, [0, 0, 0, 0])
             self.assertEqual(road.bytes_waiting, 0)
 
     def act(self, child: FakeChild, fates: dict[str, str], random: Any) -> None:

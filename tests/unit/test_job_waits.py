@@ -94,7 +94,7 @@ class CancelledPutTests(JobsCase):
         self.build()
         job = NewJob("id", "made", b"", "t/p", name="a")
         self.successResultOf(self.gate.jobs.put([job], graph="graph"))
-        self.assertEqual(self.gate.jobs.backlogs["made"].open[State.QUEUED], 1)
+        self.assertEqual(self.gate.jobs.backlogs["made"].tally.open[State.QUEUED], 1)
 
 
 class SweeperTests(SynchronousTestCase):

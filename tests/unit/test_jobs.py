@@ -1,5 +1,6 @@
 """
-Jobs on their Roads: `jobgate.jobs.jobs`, `backlog`, `departures`, `outcomes`, `endings`, `keyed`.
+Jobs on their Roads: `jobgate.jobs.jobs`, `backlog`, `demand`, `departures`, `outcomes`,
+`endings`, `keyed`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from jobgate import errors
 from jobgate.config import Backoff, BatchConfig
-from jobgate.jobs import backlog, keyed
+from jobgate.jobs import backlog, demand, keyed
 from jobgate.jobs.endings import after_failure, as_error, delay
 from jobgate.jobs.job import NewJob, Reply, State, document
 from jobgate.jobs.journal import Key, Stored
@@ -179,7 +180,7 @@ class JobTests(JobsCase):
 
     def test_window(self) -> None:
         """RAM holds a window of the backlog, and all of it is run."""
-        self.patch(backlog, "_WINDOW", 100)
+        self.patch(demand, "_WINDOW", 100)
         self.patch(backlog, "_AT_ONCE", 70)
         self.build(q=ONE)
         names = [self.push(body=b"%d" % number) for number in range(300)]

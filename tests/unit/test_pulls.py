@@ -14,8 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from jobgate import errors
 from jobgate.command import Command
 from jobgate.config import Backoff, BatchConfig
-from jobgate.jobs import backlog as backlogs
-from jobgate.jobs import lots
+from jobgate.jobs import demand, lots
 from jobgate.jobs.job import Reply, State
 from jobgate.jobs.journal import LeaseTerms
 from jobgate.jobs.lots import ids_of
@@ -145,7 +144,7 @@ class PullTests(JobsCase):
 
     def test_little_at_hand(self) -> None:
         """So many, so many bytes, and never what would pass something in the store by."""
-        self.patch(backlogs, "_AT_HAND", 32)
+        self.patch(demand, "_AT_HAND", 32)
         backlog = self.gate.jobs.backlogs["q"]
         for size, most in ((1, 32), (10_000, 6)):
             self.assertIsNone(self.successResultOf(self.gate.pull("q")))
