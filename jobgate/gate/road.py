@@ -341,7 +341,7 @@ class Road:
             command: What the worker had.
             loss: How it was lost.
             begun: Whether the worker may have begun it.
-            alone: Whether it was the only one that had begun, or all that the worker had.
+            alone: Whether it was the only one that had begun, or nothing had.
         """
         self._deadlines.remove(command)
         if command.state is DONE:
