@@ -3,8 +3,8 @@ Keeps the workers of one queue alive, as many as are needed.
 
 One place for a worker, a Post, outlives the workers that hold it: its name, its count of
 restarts and its last crash report stay. How many posts there are, `headcount` says; when a
-worker has served for long enough, its `lifespan`; whose turn it is when all are replaced,
-`rollout`; and `recruiter` starts them. Here is what follows when one is ready, leaves or dies.
+worker has served for long enough, its `lifespan`; who takes over from whom, `succession`; and
+`recruiter` starts them. Here is what follows when one is ready, leaves or dies.
 Must not know commands or queues; it says who can work (`Foreman`) and the gate does the rest.
 
 Workers that come by themselves are `Guests`: it counts them in, and starts none in their place.
@@ -25,7 +25,8 @@ from jobgate.pool.member import RETIRED, Member
 from jobgate.pool.process import WorkerProcess
 from jobgate.pool.recruiter import PROBATION, Recruiter
 from jobgate.pool.roles import Loss
-from jobgate.pool.rollout import ENOUGH, Rollouts
+from jobgate.pool.rollout import Rollouts
+from jobgate.pool.succession import Succession
 from jobgate.pool.watch import Watch
 
 if TYPE_CHECKING:
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from jobgate.pool.roles import Foreman, Groups
 
 __all__ = ["Supervisor"]
-
-_AGAIN = 1.0
-"""Seconds at least between two attempts to replace a worker that has served long enough."""
 
 
 class Supervisor:
@@ -81,6 +79,7 @@ class Supervisor:
         self._recruiter = Recruiter(
             config.name, reactor, foreman, self._headcount, self.rollouts, self
         )
+        self._succession = Succession(reactor, self._headcount, self.rollouts, self._recruiter)
         self._take_on(config)
 
     # --- what others ask
@@ -166,18 +165,7 @@ class Supervisor:
         if post in self.guests.posts:
             self.guests.recycle(post)
             return
-        if post.number not in self._headcount.wanted:
-            return
-        if post.next is not None:
-            if not self.rollouts.is_stale(post.next):
-                return
-            late, post.next = post.next, None
-            post.leaving.append(late)
-            late.retire()
-        if post.worker is None:
-            self._recruiter.fill(post, 0.0)
-        elif not self._recruiter.succeed(post, cause):
-            self._not_replaced(post, self.last_cause, 0.0)
+        self._succession.replace(post, cause)
 
     def reload(self) -> None:
         """Replace every worker, one by one, a canary first; the new ones start before."""
@@ -185,7 +173,7 @@ class Supervisor:
             return
         self.rollouts.generation += 1
         self._recruiter.fill_anew()
-        self._roll_out("reload")
+        self._succession.roll_out("reload")
         for post in self.guests.posts:
             self.guests.recycle(post)
 
@@ -201,7 +189,7 @@ class Supervisor:
         for post in self.posts:
             if post.number not in self._headcount.wanted:
                 self._retire(post)
-        self._roll_out("config")
+        self._succession.roll_out("config")
         self.guests.reconfigure(config)
 
     def stop(self) -> Deferred[None]:
@@ -247,42 +235,24 @@ class Supervisor:
 
     def outlived(self, post: Post, cause: str) -> None:
         """The post's worker has served for long enough."""
-        if post.next is None and self._reactor.seconds() >= post.not_before:
-            self.recycle(post, cause)
+        self._succession.outlived(post, cause)
 
     # --- what its workers tell it: the Owner protocol
 
     def worker_ready(self, worker: Member) -> None:
         """It can take commands: whoever it replaces may go now, or when it has stood its trial."""
         post = self._post_of(worker)
-        on_trial = worker is post.next and self.rollouts.wants_canary
-        if isinstance(worker, WorkerProcess):
-            worker.ration()
-            if on_trial:
-                worker.call_at = min(worker.call_at, ENOUGH)
+        self._succession.about_to_serve(worker, post)
         self._reactor.callLater(PROBATION, self._passed, worker)
         self._foreman.worker_ready(worker, post.number)
-        if on_trial:
-            self.rollouts.put_on_trial(worker)
-        elif worker is post.next:
-            self._promote(post)
+        self._succession.serves(worker, post)
         self._recruiter.first_known()
         self._foreman.pool_changed()
-        self._roll()
+        self._succession.roll()
 
     def worker_counted(self, worker: WorkerProcess) -> None:
         """It has answered enough to have stood its trial, to be replaced, or for good."""
-        spent = worker.spent
-        if self.rollouts.trial is worker and (spent or worker.conversation.done >= ENOUGH):
-            self._stood_trial(worker)
-        post = self._post_of(worker)
-        if worker is not post.worker:
-            return
-        if spent:
-            self._relieve(post)
-        elif post.next is None:
-            # Once it has been given more, and its answer is passed on: to start another takes time.
-            self._reactor.callLater(0, self._look_after, post, worker)
+        self._succession.counted(worker, self._post_of(worker))
 
     def worker_slow(self, worker: WorkerProcess, slow: Slow) -> None:
         """One of its commands runs longer than `soft_timeout`; it is let run."""
@@ -325,7 +295,7 @@ class Supervisor:
         elif worker is post.next:
             post.next = None
             wait = self._recruiter.lost(worker)
-            self._not_replaced(post, report.cause, wait)
+            self._succession.failed(post, report.cause, wait)
             self._recruiter.fill(post, wait)
         else:
             post.leaving.remove(worker)
@@ -334,9 +304,9 @@ class Supervisor:
             if report.cause == RETIRED:
                 self.rollouts.withdrawn()
             else:
-                self._not_replaced(post, report.cause, 0.0)
+                self._succession.failed(post, report.cause, 0.0)
         self._sweep()
-        self._roll()
+        self._succession.roll()
 
     def group_started(self, pgid: int) -> None:
         """A process group lives."""
@@ -368,59 +338,6 @@ class Supervisor:
         for worker in post.everyone:
             worker.retire()
 
-    # --- inside: replacing
-
-    def _roll_out(self, cause: str) -> None:
-        if self.rollouts.begin(cause, self.posts, self._headcount.wanted):
-            self._roll()
-
-    def _roll(self) -> None:
-        """Go on with the rollout, if there is one and nothing is under way."""
-        if self.stopping:
-            return
-        post = self.rollouts.turn(self.posts, self._headcount.wanted)
-        if post is not None:
-            self.recycle(post, self.rollouts.cause)
-
-    def _promote(self, post: Post) -> None:
-        """The new one takes the old one's place."""
-        old, post.worker, post.next = post.worker, post.next, None
-        if old is not None:
-            post.leaving.append(old)
-            old.retire()
-
-    def _look_after(self, post: Post, worker: WorkerProcess) -> None:
-        """Have a successor started, if that is still called for."""
-        cause = worker.lifespan.over(worker.given, 0.0, 0)
-        if cause and worker is post.worker:
-            self.outlived(post, cause)
-
-    def _relieve(self, post: Post) -> None:
-        """Its worker may be given nothing more: who is to replace it takes over, ready or not."""
-        if post.next is None:
-            self.recycle(post, "max_commands")
-        self._promote(post)
-        if post.worker is None:
-            self._recruiter.fill(post, _AGAIN)
-
-    def _stood_trial(self, worker: WorkerProcess) -> None:
-        """The canary can serve: its old one goes, and the others follow."""
-        self.rollouts.passed()
-        post = self._post_of(worker)
-        if worker is post.next:
-            self._promote(post)
-        self._roll()
-
-    def _not_replaced(self, post: Post, cause: str, wait: float) -> None:
-        """A new worker has failed."""
-        self._log.error(
-            "{post}: the new worker failed ({cause}); the old one stays",
-            post=post.name,
-            cause=cause,
-        )
-        post.not_before = self._reactor.seconds() + max(_AGAIN, wait)
-        self.rollouts.failed(f"{post.name}: {cause}")
-
     # --- inside: dying
 
     def _keep_report(self, post: Post, worker: Member, report: Report) -> None:
@@ -441,7 +358,7 @@ class Supervisor:
         self._recruiter.lives()
         if self.rollouts.trial is worker:
             if worker.idle and isinstance(worker, WorkerProcess):
-                self._stood_trial(worker)
+                self._succession.stood_trial(worker, self._post_of(worker))
             else:
                 # Its first command is not over; that, too, has an end.
                 self._reactor.callLater(PROBATION, self._passed, worker)
