@@ -8,7 +8,6 @@ know how the worker was started or who takes the outcome of a command: that is i
 
 from __future__ import annotations
 
-from math import ceil
 from typing import TYPE_CHECKING, Protocol
 
 from jobgate.errors import JobgateError, WorkerProtocolError
@@ -125,17 +124,6 @@ class Conversation:
         self.busy_since = 0.0
         self.busy_before = 0.0
         self._next_id = 0
-        self._kept_free = 0
-
-    @property
-    def reach(self) -> int:
-        """How many commands it may have in hand."""
-        return self.capacity * self._config.batch.size
-
-    def leave_at_most(self, commands: float) -> None:
-        """So many commands, those in hand included, may it answer yet; a batch goes as a whole."""
-        if commands < self.reach:
-            self.capacity = max(0, ceil(commands / self._config.batch.size))
 
     @property
     def busy(self) -> float:
@@ -264,8 +252,7 @@ class Conversation:
         idle = not in_hand
         if batch.suspect and not self.ordered:
             # Whoever kills a worker now must be known: nothing else is given to it meanwhile.
-            self._kept_free = self.capacity - 1
-            self.company -= self._kept_free
+            self.company -= self.capacity - 1
         self.company += len(members) - 1
         frame_id = self._next_id
         for command in members:
@@ -326,7 +313,7 @@ class Conversation:
             self.company -= 1
             return True
         if batch.suspect and not self.ordered:
-            self.company += self._kept_free
+            self.company += self.capacity - 1
         return False
 
     def _begin_oldest(self, now: float) -> None:

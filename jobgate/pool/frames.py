@@ -226,10 +226,9 @@ class FramesConversation(Conversation):
             command.stream.chunk(body)
             command.stream.jobs = jobs
             body = b""
-        # Before the next command is handed over: it may be that there is to be none.
-        self._transport.settled(now)
         if self.taker is not None:
             self.taker.replied(command, Reply(body, content_type, status, jobs=jobs), now)
+        self._transport.settled(now)
 
     @staticmethod
     def _check_growth(command: Command | None) -> None:
@@ -266,9 +265,9 @@ class FramesConversation(Conversation):
         if command is None:
             return
         self.done += 1
-        self._transport.settled(now)
         if self.taker is not None:
             self.taker.failed(command, error, now)
+        self._transport.settled(now)
 
     def _decline(self, frame_id: int) -> None:
         begun = self.in_hand.get(frame_id)

@@ -53,8 +53,7 @@ class Member:
         crew: Its Runner while it has one.
         report: What it left behind, once it is gone.
         evidence: The command it was running when it was lost.
-        call_at: Answers after which `_counted` is called, once, before what the last one makes room
-            for is handed over.
+        call_at: Answers after which `_counted` is called, once.
         conversation: What is said to it; set by those who know how.
         address: Where it comes from; None if the gate started it.
         token: The SHA-256 of the token that let it in; empty if none was asked for.

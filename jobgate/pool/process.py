@@ -91,16 +91,6 @@ class WorkerProcess(Member, ProcessProtocol):
             f"{age:.1f}s done={self.conversation.done}>"
         )
 
-    @property
-    def given(self) -> int:
-        """How many commands it has answered or has in hand."""
-        return self.conversation.done + len(self.conversation.in_hand)
-
-    @property
-    def spent(self) -> bool:
-        """Whether it has answered as many as it may be given."""
-        return self.conversation.done >= self.lifespan.most
-
     # --- its life
 
     def start(self) -> None:
@@ -122,12 +112,6 @@ class WorkerProcess(Member, ProcessProtocol):
             childFDs={_STDIN: "w", _STDOUT: "r", _STDERR: "r", _STATUS: "r"},
         )
         self._wait(self.config.boot_timeout, self._boot_too_long)
-
-    def ration(self) -> None:
-        """Give it no more than it may still have, and look again when that becomes less."""
-        talk = self.conversation
-        talk.leave_at_most(self.lifespan.most - talk.done)
-        self.call_at = self.lifespan.next_look(talk.done, talk.reach)
 
     def burst(self, rss: int) -> None:
         """It holds far more memory than it may: it is killed, without patience."""
@@ -249,7 +233,6 @@ class WorkerProcess(Member, ProcessProtocol):
         )
 
     def _counted(self) -> None:
-        self.ration()
         self._keeper.worker_counted(self)
 
     def _used(self, usage: Usage) -> None:

@@ -85,7 +85,7 @@ class GroupOwner(Owner, Groups, Protocol):
     """Who keeps a worker that is a child: the Supervisor."""
 
     def worker_counted(self, worker: WorkerProcess) -> None:
-        """It has answered as many commands as its `call_at` said, or as it may be given."""
+        """It has answered as many commands as its `call_at` says."""
 
     def worker_slow(self, worker: WorkerProcess, slow: Slow) -> None:
         """A command runs longer than `soft_timeout`, and goes on."""

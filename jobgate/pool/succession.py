@@ -90,9 +90,8 @@ class Succession:
     def about_to_serve(self, worker: Member, post: Post) -> None:
         """It is ready, and has been given nothing yet."""
         if isinstance(worker, WorkerProcess):
-            worker.ration()
-            if self._is_candidate(worker, post):
-                worker.call_at = min(worker.call_at, ENOUGH)
+            on_trial = self._is_candidate(worker, post)
+            worker.call_at = ENOUGH if on_trial else worker.lifespan.commands
 
     def serves(self, worker: Member, post: Post) -> None:
         """It can take commands: whoever it replaces may go now, or when it has stood its trial."""
@@ -102,21 +101,17 @@ class Succession:
             self._take_over(post)
 
     def counted(self, worker: WorkerProcess, post: Post) -> None:
-        """It has answered enough to have stood its trial, to be replaced, or for good."""
-        spent = worker.spent
-        if self._rollouts.trial is worker and (spent or worker.conversation.done >= ENOUGH):
+        """It has answered enough to have stood its trial, or to be replaced."""
+        if self._rollouts.trial is worker:
             self.stood_trial(worker, post)
-        if worker is not post.worker:
-            return
-        if spent:
-            self._relieve(post)
-        elif post.next is None:
-            # Once it has been given more, and its answer is passed on: to start another takes time.
-            self._clock.callLater(0, self._look_after, post, worker)
+        cause = worker.lifespan.over(worker.conversation.done, 0.0, 0)
+        if cause and worker is post.worker:
+            self.outlived(post, cause)
 
     def stood_trial(self, worker: WorkerProcess, post: Post) -> None:
         """The canary can serve: its old one goes, and the others follow."""
         self._rollouts.passed()
+        worker.call_at = worker.lifespan.commands
         if worker is post.next:
             self._take_over(post)
         self.roll()
@@ -143,17 +138,3 @@ class Succession:
         if old is not None:
             post.leaving.append(old)
             old.retire()
-
-    def _look_after(self, post: Post, worker: WorkerProcess) -> None:
-        """Have a successor started, if that is still called for."""
-        cause = worker.lifespan.over(worker.given, 0.0, 0)
-        if cause and worker is post.worker:
-            self.outlived(post, cause)
-
-    def _relieve(self, post: Post) -> None:
-        """Its worker may be given nothing more: who is to replace it takes over, ready or not."""
-        if post.next is None:
-            self.replace(post, "max_commands")
-        self._take_over(post)
-        if post.worker is None:
-            self._recruiter.fill(post, _AGAIN)

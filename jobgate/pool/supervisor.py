@@ -251,7 +251,7 @@ class Supervisor:
         self._succession.roll()
 
     def worker_counted(self, worker: WorkerProcess) -> None:
-        """It has answered enough to have stood its trial, to be replaced, or for good."""
+        """It has answered enough to have stood its trial, or to be replaced."""
         self._succession.counted(worker, self._post_of(worker))
 
     def worker_slow(self, worker: WorkerProcess, slow: Slow) -> None:

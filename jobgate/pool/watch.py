@@ -1,9 +1,8 @@
 """
 Looks at the workers of a queue now and then.
 
-For whatever no event tells of: memory, age, commands that run for long (the last one of a worker
-among them), commands that wait for long. Without such bounds in the configuration nothing is looked
-at.
+For whatever no event tells of: memory, age, commands that run for long, commands that
+wait for long. Without such bounds in the configuration nothing is looked at.
 """
 
 from __future__ import annotations
@@ -70,8 +69,7 @@ class Watch:
             pace: Seconds: the shortest delay in scaling; infinite without any.
         """
         self.stop()
-        bounded = bool(config.max_memory or config.max_commands)
-        delays = [pace, config.max_age, config.soft_timeout, _LONGEST * bounded]
+        delays = [pace, config.max_age, config.soft_timeout, _LONGEST * bool(config.max_memory)]
         soonest = min((delay for delay in delays if delay), default=pace)
         if soonest < float("inf"):
             every = min(_LONGEST, max(_SHORTEST, soonest / 4))
@@ -98,7 +96,7 @@ class Watch:
         if worker.config.soft_timeout:
             worker.look_for_slow(now)
         if worker is post.worker and worker.state is State.READY:
-            why = worker.lifespan.over(worker.given, worker.age, held)
+            why = worker.lifespan.over(worker.conversation.done, worker.age, held)
             if why:
                 self._watched.outlived(post, why)
 
