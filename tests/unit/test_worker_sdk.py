@@ -19,6 +19,7 @@ from jobgate.worker import Command, Decline, Fail, Input, Reply, answers, serve
 from jobgate.worker.commands import describe, line
 from jobgate.worker.link import Link
 from jobgate.worker.patience import Patience
+from jobgate.worker.quick_json import dumps
 
 HEADER = struct.Struct(">IBBHII")
 
@@ -98,6 +99,13 @@ class EncodeTests(SynchronousTestCase):
             ({"content_type": "text/x", "status": 201, "jobs": jobs}, b'{"n":1}'),
         )
         self.assertEqual(answers.encode(Reply(b"x", jobs={}), answers.JSON)[0], answers.BYTES_META)
+
+    @given(st.text() | st.text(st.sampled_from("a\\u0\x07\x7fé\u2028\U0001f600")))
+    def test_json_is_written_as_utf_8(self, text: str) -> None:
+        """No character is escaped that need not be, whichever way was the quicker one."""
+        value = {"text": text, text: [text, 1.5, None, True]}
+        wanted = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        self.assertEqual(dumps(value), wanted.encode("utf-8", "replace"))
 
     def test_items_of_a_stream_are_lines_of_json(self) -> None:
         """JSON items one after the other could not be told apart."""
