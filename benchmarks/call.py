@@ -21,7 +21,7 @@ from processes import BenchmarkError
 from report import MEBI, Result
 from rows import SERVERS, Bodies, groups
 from runs import main, say, wanted
-from servers import ROOT, version_of
+from servers import compiled, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -58,6 +58,7 @@ def draw(result: Result, target: Path) -> None:
     note = (
         "wrk -t1; 100-byte JSON bodies from 32 callers, 1 MiB from 8; two worker processes; "
         f"{result.rounds} interleaved rounds of {result.seconds:g} s"
+        f"{'; jobgate compiled' if compiled() else ''}"
     )
     picture.draw(result.checks, result.about, note, target)
 
@@ -91,7 +92,6 @@ def growth_checks(_folder: Path, rounds: int) -> Iterator[Check]:
     Measure how the cost of a command grows with the queue.
     """
     say("growing a queue")
-    sys.path.insert(0, str(ROOT))  # as for the servers: the checkout is what is measured
     yield from growth.checks(rounds)
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from measure import spread_of
-from servers import version_of
+from servers import compiled, version_of
 from stolen import Stolen
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ def table(result: Result) -> str:
     how = f"{result.rounds} interleaved rounds of {result.seconds:g} s; medians (lowest - highest)."
     if result.awake:
         how += " The CPUs were kept awake."
+    if compiled():
+        how += " jobgate is compiled."
     parts = [f"{how} Absolute values belong to this machine and this minute; ratios last longer."]
     if result.samples:
         parts.append(aligned(row_lines(result)))
@@ -150,6 +152,7 @@ def document(result: Result) -> dict[str, object]:
             "load": os.getloadavg()[0],
         },
         "versions": {package: version_of(package) for package in PACKAGES},
+        "compiled": compiled(),
         "rounds": result.rounds,
         "seconds": result.seconds,
         "awake": result.awake,

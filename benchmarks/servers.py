@@ -8,6 +8,7 @@ comparison can be alive at once.
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ __all__ = [
     "ROOT",
     "Running",
     "Starter",
+    "compiled",
     "gate",
     "mosec",
     "outside_gate",
@@ -36,8 +38,6 @@ __all__ = [
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-ENV = {"PYTHONPATH": str(ROOT)}
-"""The checkout is what is measured, whatever else may be installed."""
 READY_WITHIN = 30.0
 LISTENING = r"listening on http://127\.0\.0\.1:(\d+)"
 
@@ -91,7 +91,7 @@ def script(name: str, *arguments: str) -> Starter:
 
     def start(folder: Path) -> Running:
         argv = [sys.executable, str(HERE / name), *arguments]
-        return started(Child.start(argv, ENV, folder), "/constant")
+        return started(Child.start(argv, {}, folder), "/constant")
 
     return start
 
@@ -113,9 +113,9 @@ def gate(worker: str, *arguments: str, store: str = "", **settings: object) -> S
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "jobgate.toml"
         command = [sys.executable, str(HERE / "workers" / worker), *arguments]
-        config.write_text(config_text({"command": command, "env": ENV, **settings}, store=store))
+        config.write_text(config_text({"command": command, **settings}, store=store))
         argv = [twistd(), "--pidfile=", "-n", "jobgate", "--config", str(config)]
-        return started(Child.start(argv, ENV, folder), "/call/bench")
+        return started(Child.start(argv, {}, folder), "/call/bench")
 
     return start
 
@@ -136,7 +136,7 @@ def outside_gate(workers: int, **settings: object) -> Starter:
         argv = [sys.executable, str(HERE / "with_workers.py")]
         argv += [str(workers), f"tcp://127.0.0.1:{port}"]
         argv += [twistd(), "--pidfile=", "-n", "jobgate", "--config", str(config)]
-        running = started(Child.start(argv, ENV, folder), "/call/bench")
+        running = started(Child.start(argv, {}, folder), "/call/bench")
         try:
             running.child.wait_for("(?s)" + ".*".join(["has registered"] * workers), READY_WITHIN)
         except BaseException:
@@ -204,7 +204,7 @@ def start_mosec(name: str, folder: Path) -> Running:
     argv += ["--max-request-size", str(2**24)]
     # Its front is a program that lies beside the interpreter.
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
-    child = Child.start(argv, {**ENV, "PATH": path}, folder)
+    child = Child.start(argv, {"PATH": path}, folder)
     try:
         wait_for_port(child, port)
     except BaseException:
@@ -248,3 +248,19 @@ def version_of(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def compiled() -> bool:
+    """
+    Say whether the jobgate that is installed, and so is measured, was compiled when it was built.
+
+    Raises:
+        BenchmarkError: None is.
+    """
+    try:
+        spec = importlib.util.find_spec("jobgate.command")
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or spec.origin is None:
+        raise BenchmarkError("jobgate is not installed: pip install '.[bench]'")
+    return not spec.origin.endswith(".py")

@@ -202,7 +202,6 @@ class Command:
     unread: int = 0
     began: float = 0.0
     ended: float = 0.0
-    worker: Worker | None = None
     declined: list[Worker] | None = None
     state: str = WAITING
     stream: ReplyStream | None = None
@@ -240,6 +239,7 @@ class Command:
         self.priority = priority
         self.accepted = accepted
         self.deadline = self.due = deadline
+        self.worker: Worker | None = None
 
     def leave(self, _: object = None) -> None:
         """The caller is gone: what the reply calls when it is cancelled."""

@@ -7,7 +7,7 @@ yet misses nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from twisted.logger import Logger
 
@@ -41,7 +41,7 @@ class ReplyStream:
 
     jobs: bytes = b""
 
-    _log = Logger()
+    _log: ClassVar = Logger()
 
     def __init__(self, hold: Hold | None = None) -> None:
         self._hold = hold

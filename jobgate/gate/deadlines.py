@@ -103,7 +103,10 @@ class Deadlines:
 
     def _fire(self) -> None:
         self._timer = None
-        now = self._clock.seconds()
+        self._call(self._clock.seconds())
+
+    def _call(self, now: float) -> None:
+        """Those whose moment has come."""
         while self._order and self._order[0] / _PER_SECOND <= now:
             members = self._buckets[self._order[0]]
             # One at a time: what is done about one may remove others.

@@ -185,7 +185,9 @@ class CommandQueue(DeferredQueue[Command]):
     waiting: OrderedDict[Getter, Worker]  # type: ignore[assignment]
 
     def __init__(self, size: int, clock: IReactorTime) -> None:
-        super().__init__(size=size)
+        # What DeferredQueue would do, which would put lists where these are.
+        self.size = size
+        self.backlog = None
         self.pending = _Pending(clock)
         self.waiting = OrderedDict()
         self.paused = False

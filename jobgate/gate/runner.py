@@ -7,7 +7,7 @@ what it took. Must not know how the worker is reached or what a caller is.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from twisted.logger import Logger
 
@@ -42,7 +42,7 @@ class Runner:
         began: Told when the worker has begun to run a command.
     """
 
-    _log = Logger()
+    _log: ClassVar = Logger()
 
     def __init__(self, queue: CommandQueue, worker: Worker, road: Road, post: int) -> None:
         self.worker = worker

@@ -8,7 +8,7 @@ are for.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from twisted.logger import Logger
 
@@ -59,7 +59,7 @@ class Member:
         token: The SHA-256 of the token that let it in; empty if none was asked for.
     """
 
-    _log = Logger()
+    _log: ClassVar = Logger()
     conversation: Conversation
     address: str | None = None
     token: str = ""

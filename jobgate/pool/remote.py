@@ -12,11 +12,11 @@ import errno
 import fcntl
 import socket
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from twisted.internet.interfaces import IPushProducer, ISSLTransport
 from twisted.logger import Logger
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from jobgate.pool.frames import FramesConversation
 from jobgate.pool.lifecycle import Event, State
@@ -133,7 +133,6 @@ class _Secret:
         self._transport.loseConnection()
 
 
-@implementer(IPushProducer)
 class RemoteWorker(Member):
     """
     One worker at the other end of a connection; other arguments as for every `Member`.
@@ -146,7 +145,7 @@ class RemoteWorker(Member):
         address: As given.
     """
 
-    _log = Logger()
+    _log: ClassVar = Logger()
 
     def __init__(
         self,
@@ -270,3 +269,7 @@ class RemoteWorker(Member):
     def _end_at_once(self) -> None:
         self._cancel_timer()
         self._transport.abortConnection()
+
+
+# A decorator would keep the class from being compiled.
+classImplements(RemoteWorker, IPushProducer)

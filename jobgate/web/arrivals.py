@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import httptools
 from twisted.logger import Logger
@@ -77,7 +77,7 @@ class Arrivals:
         deaf: Nothing more is taken in.
     """
 
-    _log = Logger()
+    _log: ClassVar = Logger()
 
     def __init__(self, connection: FrontDoor, server: HTTPServer) -> None:
         self._connection = connection
@@ -244,6 +244,8 @@ class Arrivals:
     def _like(self, data: bytes, end: int) -> Head | None:
         """A head that differs from one that has come before in its plain first line alone."""
         line = data.find(b"\r\n")
+        if not 0 < line < end:
+            return None
         known = self._server.fields.get(data[line:end])
         first = known and _PLAIN.match(data, 0, line)
         if not known or not first:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from socket import MSG_DONTWAIT, MSG_PEEK
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from wsgiref.handlers import format_date_time
 
 from twisted.internet.address import UNIXAddress
@@ -81,7 +81,7 @@ class FrontDoor(Protocol):
         local: It came over a UNIX socket.
     """
 
-    _log = Logger()
+    _log: ClassVar = Logger()
     transport: Any
 
     def __init__(self, server: HTTPServer) -> None:

@@ -128,16 +128,7 @@ class Head:
 
     def like(self, method: bytes, target: bytes) -> Head:
         """The same but for its first line."""
-        head = Head.__new__(Head)
-        head.method = method
-        head.target = target
-        head.headers = self.headers
-        head.http10 = self.http10
-        head.keep_alive = self.keep_alive
-        head.length = self.length
-        head.content_type = self.content_type
-        head.way = None
-        return head
+        return Head(method, target, self.headers, http10=self.http10, keep_alive=self.keep_alive)
 
     @property
     def path(self) -> bytes:

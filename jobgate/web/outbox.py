@@ -12,7 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IPullProducer, ISSLTransport
-from zope.interface import implementer
+from zope.interface import classImplements
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,6 @@ class Ledger:
         return True
 
 
-@implementer(IPullProducer)
 class Outbox:
     """
     The sending side of one connection.
@@ -147,3 +146,7 @@ class Outbox:
     def _count(self, change: int) -> None:
         self.unsent += change
         self._ledger.held += change
+
+
+# A decorator would keep the class from being compiled.
+classImplements(Outbox, IPullProducer)

@@ -7,7 +7,7 @@ everything goes to it. One sweep looks after the deadlines of all connections.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as TooLate
@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IProtocolNegotiationFactory
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from zope.interface import implementer
+from zope.interface import classImplements
 
 from jobgate.errors import JobgateError
 from jobgate.listening import Ports, host_and_port, is_tls
@@ -48,7 +48,6 @@ _LAST_ANSWERS = 5.0
 """Seconds that callers have, at the end, to take the last of their answers."""
 
 
-@implementer(IProtocolNegotiationFactory)
 class HTTPServer(Factory):
     """
     The web side of a gate.
@@ -67,7 +66,7 @@ class HTTPServer(Factory):
     """
 
     noisy = False
-    _log = Logger()
+    _log: ClassVar = Logger()
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
@@ -206,3 +205,7 @@ class HTTPServer(Factory):
         now = self.seconds()
         for connection in [c for c in self._connections if c.due <= now]:
             connection.overdue(now)
+
+
+# A decorator would keep the class from being compiled.
+classImplements(HTTPServer, IProtocolNegotiationFactory)
