@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
@@ -36,7 +36,7 @@ class CompiledRoad(BuildHookInterface[Any]):
     Both are in the wheel; Python takes the compiled one.
     """
 
-    _folder: Path | None = None
+    _folder: TemporaryDirectory[str] | None = None
 
     def dependencies(self) -> list[str]:
         """What is needed to compile: mypy reads the types of what is imported."""
@@ -51,7 +51,9 @@ class CompiledRoad(BuildHookInterface[Any]):
         """
         if not _wanted() or version == "editable":
             return
-        self._folder = folder = Path(mkdtemp(prefix="jobgate-"))
+        # Gone with this process at the latest, also where it cannot be compiled.
+        self._folder = TemporaryDirectory(prefix="jobgate-")
+        folder = Path(self._folder.name)
         shutil.copytree(Path(self.root, "jobgate"), folder / "jobgate")
         # Not by its own name: setuptools would read it.
         shutil.copy(Path(self.root, "pyproject.toml"), folder / "mypy.toml")
@@ -67,7 +69,7 @@ class CompiledRoad(BuildHookInterface[Any]):
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002 (hatchling's)
         """The wheel has been written."""
         if self._folder is not None:
-            shutil.rmtree(self._folder)
+            self._folder.cleanup()
 
 
 def _wanted() -> bool:

@@ -58,7 +58,7 @@ def copy(folder: Path, given: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
 
         def start(name: str, *arguments: str) -> Child:
-            child = Child.start([*JOBGATE, *arguments], {}, folder / name)
+            child = Child.start([*JOBGATE, *arguments], folder / name)
             return stack.enter_context(child)
 
         generated = start("generate", "generate", str(given.lines), "--size", str(given.size))
@@ -103,7 +103,7 @@ def copy(folder: Path, given: argparse.Namespace) -> int:
 def start_gate(folder: Path, port: int) -> Child:
     """A gate on this port, with the store that it had before."""
     argv = [twistd(), "--pidfile=", "-n", "jobgate", "--config", str(folder / "jobgate.toml")]
-    child = Child.start([*argv, "--port", str(port)], {}, folder / "gate")
+    child = Child.start([*argv, "--port", str(port)], folder / "gate")
     child.wait_for(LISTENING, READY_WITHIN)
     return child
 

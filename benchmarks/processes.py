@@ -107,14 +107,14 @@ class Child:
     began: float
 
     @classmethod
-    def start(cls, argv: Sequence[str], env: Mapping[str, str], folder: Path) -> Self:
+    def start(cls, argv: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> Self:
         """
         Start a program in a folder of its own; its output goes to a file there.
 
         It gets a session of its own, so that Ctrl-C reaches the harness alone, which then ends
         its children in order.
         """
-        env = {**os.environ, **env}
+        env = {**os.environ, **(env or {})}
         # Half a second of each start would be Python that compiles what it compiled before.
         env.pop("PYTHONDONTWRITEBYTECODE", None)
         folder.mkdir(parents=True, exist_ok=True)

@@ -184,7 +184,7 @@ def start_beanstalkd(folder: Path, options: Sequence[str]) -> Running:
     """
     port = free_port()
     argv = ["beanstalkd", "-l", "127.0.0.1", "-p", str(port), *options]
-    child = Child.start(argv, {}, folder)
+    child = Child.start(argv, folder)
     try:
         wait_for_port(child, port)
     except BaseException:

@@ -72,8 +72,7 @@ def table(result: Result) -> str:
     how = f"{result.rounds} interleaved rounds of {result.seconds:g} s; medians (lowest - highest)."
     if result.awake:
         how += " The CPUs were kept awake."
-    if compiled():
-        how += " jobgate is compiled."
+    how += " jobgate is compiled." if compiled() else " jobgate is plain Python."
     parts = [f"{how} Absolute values belong to this machine and this minute; ratios last longer."]
     if result.samples:
         parts.append(aligned(row_lines(result)))

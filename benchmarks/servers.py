@@ -91,7 +91,7 @@ def script(name: str, *arguments: str) -> Starter:
 
     def start(folder: Path) -> Running:
         argv = [sys.executable, str(HERE / name), *arguments]
-        return started(Child.start(argv, {}, folder), "/constant")
+        return started(Child.start(argv, folder), "/constant")
 
     return start
 
@@ -115,7 +115,7 @@ def gate(worker: str, *arguments: str, store: str = "", **settings: object) -> S
         command = [sys.executable, str(HERE / "workers" / worker), *arguments]
         config.write_text(config_text({"command": command, **settings}, store=store))
         argv = [twistd(), "--pidfile=", "-n", "jobgate", "--config", str(config)]
-        return started(Child.start(argv, {}, folder), "/call/bench")
+        return started(Child.start(argv, folder), "/call/bench")
 
     return start
 
@@ -136,7 +136,7 @@ def outside_gate(workers: int, **settings: object) -> Starter:
         argv = [sys.executable, str(HERE / "with_workers.py")]
         argv += [str(workers), f"tcp://127.0.0.1:{port}"]
         argv += [twistd(), "--pidfile=", "-n", "jobgate", "--config", str(config)]
-        running = started(Child.start(argv, {}, folder), "/call/bench")
+        running = started(Child.start(argv, folder), "/call/bench")
         try:
             running.child.wait_for("(?s)" + ".*".join(["has registered"] * workers), READY_WITHIN)
         except BaseException:
@@ -204,7 +204,7 @@ def start_mosec(name: str, folder: Path) -> Running:
     argv += ["--max-request-size", str(2**24)]
     # Its front is a program that lies beside the interpreter.
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
-    child = Child.start(argv, {"PATH": path}, folder)
+    child = Child.start(argv, folder, {"PATH": path})
     try:
         wait_for_port(child, port)
     except BaseException:

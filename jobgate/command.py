@@ -239,6 +239,7 @@ class Command:
         self.priority = priority
         self.accepted = accepted
         self.deadline = self.due = deadline
+        # No default above: compiled, one whose type is a Protocol would not be set.
         self.worker: Worker | None = None
 
     def leave(self, _: object = None) -> None:

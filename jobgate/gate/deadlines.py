@@ -106,7 +106,7 @@ class Deadlines:
         self._call(self._clock.seconds())
 
     def _call(self, now: float) -> None:
-        """Those whose moment has come."""
+        """Those whose moment has come, which may set the timer (so `_fire` cannot look at it)."""
         while self._order and self._order[0] / _PER_SECOND <= now:
             members = self._buckets[self._order[0]]
             # One at a time: what is done about one may remove others.

@@ -16,15 +16,17 @@ from msgspec.structs import replace
 from twisted.internet import process as twisted_process
 from twisted.trial.unittest import SynchronousTestCase
 
-from jobgate.config import WorkerConfig
-from jobgate.pool import machine, reaping, watch
+from jobgate import errors
+from jobgate.config import GateConfig, WorkerConfig
+from jobgate.gate import Gate
+from jobgate.pool import lifespan, machine, reaping, watch
 from jobgate.pool.environment import STACKS_SIGNAL
 from jobgate.pool.lifespan import Lifespan
 from jobgate.pool.machine import Appetite, Machine
 from jobgate.pool.post import Post
 from jobgate.pool.report import Output
 from jobgate.pool.supervisor import Supervisor
-from jobgate.testing import FakeChild, Recorder, SpawningReactor
+from jobgate.testing import FakeChild, Recorder, SpawningReactor, inline_journal
 from jobgate.wire import frames
 from tests.unit.fakes import command, queue_config
 
@@ -165,6 +167,50 @@ class PoolCase(SynchronousTestCase):
         for _ in range(count):
             self.give(to_next=to_next)
             child.reply()
+
+
+class CountedTests(SynchronousTestCase):
+    """What counts towards `max_commands`, with a gate that hands commands over."""
+
+    def build(self, **keys: Any) -> SpawningReactor:
+        self.patch(lifespan, "Random", lambda: SimpleNamespace(uniform=lambda *_: 1.0))
+        reactor = SpawningReactor()
+        reactor.install()
+        self.addCleanup(reactor.discard)
+        queue = queue_config(name="q", command=("w",), workers=1, max_commands=2, **keys)
+        gate = Gate(GateConfig(queues={"q": queue}), reactor, inline_journal(reactor))
+        gate.start()
+        reactor.advance(0)
+        self.called = [gate.call("q", b"") for _ in range(3)]
+        return reactor
+
+    def test_fail_and_decline(self) -> None:
+        """FAIL is an answer; what was declined has not been run."""
+        reactor = self.build()
+        [child] = reactor.workers
+        child.hello()
+        child.decline()
+        child.fail("no")
+        reactor.advance(0)
+        self.assertEqual(len(reactor.workers), 1)
+        child.fail("no")
+        reactor.advance(0)
+        self.assertEqual(len(reactor.workers), 2)
+        self.failureResultOf(self.called[0], errors.NoWorker)
+        for called in self.called[1:]:
+            self.failureResultOf(called, errors.CommandFailed)
+
+    def test_lines(self) -> None:
+        """They are counted as well, and the old one serves until the new one is ready."""
+        reactor = self.build(protocol="lines")
+        [child] = reactor.workers
+        child.executed()
+        for there in (1, 2, 2):
+            child.read_all()
+            child.say(b"x\n")
+            reactor.advance(0)
+            self.assertEqual(len(reactor.workers), there)
+        self.assertEqual([self.successResultOf(d).body for d in self.called], [b"x"] * 3)
 
 
 class LimitsTests(PoolCase):
