@@ -7,7 +7,7 @@ seconds on the gate's own (monotonic) clock.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,11 +30,13 @@ __all__ = [
     "Worker",
 ]
 
-WAITING, RUNNING, DONE = "waiting", "running", "done"
+WAITING: Final[str] = "waiting"
+RUNNING: Final[str] = "running"
+DONE: Final[str] = "done"
 """The three states of a command: in a queue, at a worker, settled."""
 
 
-_FOREVER = float("inf")
+_FOREVER: Final = float("inf")
 
 
 class Worker(Protocol):

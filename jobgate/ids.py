@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Final
 
 __all__ = ["IdMaker"]
 
-_RANDOM = 16
+_RANDOM: Final = 16
 """Random bytes of an id: 128 bits."""
-_AHEAD = 512
+_AHEAD: Final = 512
 """Ids for which random bytes are drawn at once: a system call each costs more than the id."""
-_PLACES = tuple(f"{place:03x}" for place in range(1 << 12))
+_PLACES: Final = tuple(f"{place:03x}" for place in range(1 << 12))
 """Tell apart, and in order, what is made in one millisecond."""
-_LAST = len(_PLACES) - 1
+_LAST: Final = len(_PLACES) - 1
 
 
 class IdMaker:

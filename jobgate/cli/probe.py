@@ -7,7 +7,7 @@ what a gate would find. Must not know what is being checked.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.task import deferLater
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["NotHeld", "Probe"]
 
-_FOREVER = float("inf")
-_LOOK_EVERY = 0.005
+_FOREVER: Final = float("inf")
+_LOOK_EVERY: Final = 0.005
 """Seconds between two looks at what is waited for."""
-_DROP = 0.001
+_DROP: Final = 0.001
 """Seconds between two looks whether the last byte has been read."""
 
 

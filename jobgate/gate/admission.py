@@ -8,7 +8,7 @@ Must not know clocks or workers.
 from __future__ import annotations
 
 from math import ceil, inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from jobgate.errors import BadRequest, PoisonCommand, QueueFull, WouldMissDeadline
 from jobgate.wire.lines import one_line
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_content", "check_room", "expected_wait", "retry_after"]
 
-_LONGEST = 3600
+_LONGEST: Final = 3600
 """Seconds: no Retry-After is longer."""
 
 

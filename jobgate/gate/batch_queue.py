@@ -9,7 +9,7 @@ no batches, as pullers do, has no use for company and is never kept waiting for 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from twisted.internet.defer import QueueOverflow
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchQueue"]
 
-_NEVER = float("inf")
+_NEVER: Final = float("inf")
 
 
 class BatchQueue(CommandQueue):

@@ -8,33 +8,33 @@ queues, workers or clocks.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from jobgate.config import BatchConfig
 
 __all__ = ["PAUSE", "Batching", "Fit"]
 
-PAUSE = 0.001
+PAUSE: Final = 0.001
 """
 Seconds without a newcomer after which an idle worker waits for no more company. The callers of its
 last batch come back one by one: whoever goes with the first of them runs half-full batches for
 ever.
 """
-_PATIENCE = 1 / 3
+_PATIENCE: Final = 1 / 3
 """Of the time that a batch runs: what an idle worker waits at most, if newcomers do not cease."""
-_MARGIN = 0.025
+_MARGIN: Final = 0.025
 """Seconds before a deadline at which a batch is forced, besides the time that it will run."""
-_CAREFUL = 1.2
+_CAREFUL: Final = 1.2
 """How much longer than expected a batch may run without missing a member's deadline."""
-_DECAY = 0.98
+_DECAY: Final = 0.98
 """What a measurement still counts after one more: about the last fifty matter."""
-_SHARE = 0.5
+_SHARE: Final = 0.5
 """Of `target`: what a full batch may run, for a member may have to wait for one before its own."""
-_KEPT = 0.8
+_KEPT: Final = 0.8
 """Of `target`: what lingering and running together may take."""
 
-_NEVER = float("inf")
+_NEVER: Final = float("inf")
 
 
 class Fit:

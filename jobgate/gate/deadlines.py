@@ -11,7 +11,7 @@ deadline.
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Deadlines"]
 
-_PER_SECOND = 100
+_PER_SECOND: Final = 100
 """Buckets a second: no deadline is noticed later than one bucket, none earlier."""
-_FAR = 5.0
+_FAR: Final = 5.0
 """Seconds from which a deadline first waits in a bucket of a second."""
-_FARTHEST = 7200.0
+_FARTHEST: Final = 7200.0
 """Seconds to the farthest bucket: what is due later is looked at then, and waits on."""
 
 

@@ -6,7 +6,7 @@ Must not know why a worker has a command, nor what is told to its caller.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from jobgate.command import DONE, RUNNING, WAITING
 from jobgate.errors import QueueTimeout, WorkerTimeout
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Overdue"]
 
-_FOREVER = float("inf")
+_FOREVER: Final = float("inf")
 
 
 class Overdue:

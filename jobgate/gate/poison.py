@@ -6,16 +6,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from jobgate.command import Command
 
 __all__ = ["Poison"]
 
-_KEPT_FOR = 3600.0
+_KEPT_FOR: Final = 3600.0
 """Seconds a fingerprint is refused."""
-_AT_MOST = 10_000
+_AT_MOST: Final = 10_000
 """Fingerprints kept; the oldest goes first."""
 
 

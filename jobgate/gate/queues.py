@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from twisted.internet.defer import Deferred, DeferredQueue, QueueOverflow, succeed
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AGEING", "PRIORITIES", "CommandQueue"]
 
-PRIORITIES = 8
+PRIORITIES: Final = 8
 """Urgency 0 (first) to 7 (last), RFC 9218 section 4.1."""
-AGEING = 10.0
+AGEING: Final = 10.0
 """Seconds after which a waiting command has risen by one level."""
 
 Getter = Callable[[Command], None]

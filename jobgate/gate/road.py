@@ -8,7 +8,7 @@ HTTP, processes or pipes; time comes from the clock it is given.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pool", "Road"]
 
-_FOREVER = float("inf")
+_FOREVER: Final = float("inf")
 
 
 class Pool(Protocol):
@@ -289,7 +289,8 @@ class Road:
         check_content(command, config, self.poison)
         if free:
             return
-        if pool is not None and pool.crash_loop:
+        # While somebody lives there is no need to ask: that is for every call that has to wait.
+        if not self._lanes and pool is not None and pool.crash_loop:
             raise _nobody_lives(pool)
         check_room(
             command,

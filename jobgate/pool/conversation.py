@@ -8,7 +8,7 @@ know how the worker was started or who takes the outcome of a command: that is i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from jobgate.errors import JobgateError, WorkerProtocolError
 from jobgate.wire.frames import WireError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Conversation", "Taker", "Transport"]
 
-_JOIN_BELOW = 64 * 1024
+_JOIN_BELOW: Final = 64 * 1024
 """Bytes up to which a part of a batch is copied, to be written with its neighbours."""
 
 

@@ -6,7 +6,7 @@ What their metas say is read in `metas`. Must not know what carries the frames.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 __all__ = ["FramesConversation"]
 
-_TEXT_LIMIT = 64 * 1024
+_TEXT_LIMIT: Final = 64 * 1024
 """Bytes a worker may print before HELLO."""
-_FOREVER = float("inf")
-_MOST_MS = 2.0**53
+_FOREVER: Final = float("inf")
+_MOST_MS: Final = 2.0**53
 """The largest `remaining_ms`: what every JSON parser can hold."""
-_JOIN_BELOW = 1024 * 1024
+_JOIN_BELOW: Final = 1024 * 1024
 """Bytes up to which copying inputs together is cheaper than a write for each."""
-_COPY_BELOW = 4096
+_COPY_BELOW: Final = 4096
 """Bytes up to which copying a body behind its head is cheaper than carrying two pieces."""
-_REMEMBERED = 256
+_REMEMBERED: Final = 256
 """Content types and metas that are kept: workers and callers repeat themselves."""
 
-_json = msgspec.json.Encoder().encode
-_pack = frames.HEADER.pack
+_json: Final = msgspec.json.Encoder().encode
+_pack: Final = frames.HEADER.pack
 
 
 class FramesConversation(Conversation):

@@ -7,7 +7,7 @@ Must not know what carries the lines.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from jobgate.command import Reply
 from jobgate.errors import BadRequest, JobgateError, Unprocessable
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ["LinesConversation"]
 
-_APART = 0.005
+_APART: Final = 0.005
 """Seconds after an answer within which more output may still belong to it."""
-_PROMPT = 0.05
+_PROMPT: Final = 0.05
 """Seconds within which a program that waits for its next line has surely read it: what it answers
 by then is no late output of the command before."""
-_AT_ONCE = 0.001
+_AT_ONCE: Final = 0.001
 """Seconds after as many answers as a batch has members for which another one is waited for."""
-_LATE = 1.0
+_LATE: Final = 1.0
 """Seconds after an answer within which a program that is busy yet may print more of it."""
 
 

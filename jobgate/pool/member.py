@@ -8,7 +8,7 @@ are for.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from twisted.logger import Logger
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RETIRED", "Member"]
 
-_NEVER = float("inf")
+_NEVER: Final = float("inf")
 
-RETIRED = "retired"
+RETIRED: Final = "retired"
 """The cause of an end that was planned."""
 
 

@@ -15,7 +15,7 @@ import os
 import select
 import sys
 import termios
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Receiver", "WorkerInput", "WorkerOutput"]
 
-_PIPE_SIZE = 1024 * 1024
-_SMALL_READ = 64 * 1024
-_LARGE_READ = 256 * 1024
-_READS_AT_MOST = 64
+_PIPE_SIZE: Final = 1024 * 1024
+_SMALL_READ: Final = 64 * 1024
+_LARGE_READ: Final = 256 * 1024
+_READS_AT_MOST: Final = 64
 """Reads of what a dead child has left: a grandchild may write for ever."""
-_JOIN_BELOW = 64 * 1024
+_JOIN_BELOW: Final = 64 * 1024
 """Bytes up to which copying head and body together is cheaper than a vector of two."""
 
 

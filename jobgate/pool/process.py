@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.error import ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
@@ -37,16 +37,19 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkerProcess"]
 
-_STDIN, _STDOUT, _STDERR, _STATUS = range(4)
-_LAST_OUTPUT = 0.2
+_STDIN: Final = 0
+_STDOUT: Final = 1
+_STDERR: Final = 2
+_STATUS: Final = 3
+_LAST_OUTPUT: Final = 0.2
 """Seconds a dead child's pipes stay open for what it said last: a grandchild may hold them."""
-_SILENT_STDOUT = 0.5
+_SILENT_STDOUT: Final = 0.5
 """Seconds between the end of a child's stdout and its death that are not held against it."""
-_PING_EVERY = 30.0
+_PING_EVERY: Final = 30.0
 """Seconds an idle worker is left alone, and that it has for the answer."""
-_STACKS = 0.25
+_STACKS: Final = 0.25
 """Seconds a slow worker has to say where it is."""
-_POLITE = 1.0
+_POLITE: Final = 1.0
 """Seconds a worker without work has for DRAIN and the end of its stdin before SIGTERM."""
 
 

@@ -12,7 +12,7 @@ import errno
 import fcntl
 import socket
 import sys
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from twisted.internet.interfaces import IPushProducer, ISSLTransport
 from twisted.logger import Logger
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoteWorker", "keep_alive"]
 
-_PING_EVERY = 4.0
+_PING_EVERY: Final = 4.0
 """Seconds between two PINGs to an idle worker, and that it has for the answer."""
-_UNHEARD = 1000
+_UNHEARD: Final = 1000
 """Frames besides commands that are kept for a worker that does not read."""
-_PARTING = 1.0
+_PARTING: Final = 1.0
 """Seconds between DRAIN and the end of a connection that the worker does not end itself."""
-_SIOCOUTQNSD = 0x894B
+_SIOCOUTQNSD: Final = 0x894B
 """Linux: asks a TCP socket how many bytes it has not sent yet."""
-_GONE = (errno.ECONNRESET, errno.EPIPE)
+_GONE: Final = (errno.ECONNRESET, errno.EPIPE)
 """What a socket says whose other side has been closed; all else means that nothing is heard."""
-_KEEP_ALIVE = (
+_KEEP_ALIVE: Final = (
     # Seconds of silence before the first probe, between two, and how many may stay unanswered.
     ("TCP_KEEPIDLE", 4),
     ("TCP_KEEPINTVL", 2),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import httptools
 from twisted.logger import Logger
@@ -31,22 +31,23 @@ if TYPE_CHECKING:
 
 __all__ = ["LARGE_BODY", "Arrivals"]
 
-_FOREVER = float("inf")
-_MAX_HEADERS = 100
-_MAX_RAW = 64 * 1024
+_FOREVER: Final = float("inf")
+_MAX_HEADERS: Final = 100
+_MAX_RAW: Final = 64 * 1024
 """Bytes of a request that may arrive before its headers are complete."""
-_CHUNK_OVERHEAD = 8
+_CHUNK_OVERHEAD: Final = 8
 """Bytes on the wire for a byte of body, in the smallest chunks, and some to spare."""
-_MAX_HEADS, _MAX_HEAD = 1024, 2048
+_MAX_HEADS: Final = 1024
+_MAX_HEAD: Final = 2048
 """How many heads are remembered, and how many bytes one may have for that."""
-_ONE_TIME = (b"/jobs/", b"/leases/")
+_ONE_TIME: Final = (b"/jobs/", b"/leases/")
 """How targets begin that name something which does not come again and again."""
-_PLAIN = re.compile(rb"(GET|POST) (/[A-Za-z0-9._/?=&-]{0,1000}) HTTP/1\.1\Z")
+_PLAIN: Final = re.compile(rb"(GET|POST) (/[A-Za-z0-9._/?=&-]{0,1000}) HTTP/1\.1\Z")
 """A first line that cannot mean anything else."""
-LARGE_BODY = 64 * 1024
+LARGE_BODY: Final = 64 * 1024
 """Bytes of body from which a connection is read in larger pieces."""
-_LARGE_READ = 256 * 1024
-_ONCE = frozenset(
+_LARGE_READ: Final = 256 * 1024
+_ONCE: Final = frozenset(
     {
         b"host",
         b"authorization",

@@ -6,7 +6,7 @@ Both ways in, the short one and Klein's, come through here, so they cannot diffe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from twisted.logger import Logger
 
@@ -32,7 +32,8 @@ __all__ = ["Calls"]
 
 _log = Logger()
 
-_EVENTS = "text/event-stream"
+_EVENTS: Final = "text/event-stream"
+_FRACTIONS: Final = tuple(f".{number:03d}" for number in range(1000))
 
 
 class Calls:
@@ -170,14 +171,14 @@ class _Caller:
             command, exchange = self._let_go(), self._exchange
             began, worker = command.began, command.worker
             assert worker is not None, "somebody has replied"
-            run = f", run;dur={(command.ended - began) * 1000:.3f}" if command.ended else ""
+            run = f", run;dur={_milliseconds(command.ended - began)}" if command.ended else ""
             response = Response(
                 reply.status,
                 reply.content_type,
                 reply.body,
                 f"Jobgate-Id: {command.id}\r\nJobgate-Attempt: {command.attempt}\r\n"
                 f"Jobgate-Worker: {worker.name}\r\nServer-Timing: queue;dur="
-                f"{(began - command.accepted) * 1000:.3f}{run}\r\n{self._applied}",
+                f"{_milliseconds(began - command.accepted)}{run}\r\n{self._applied}",
             )
             if reply.stream is not None:
                 response.stream = reply.stream
@@ -208,3 +209,9 @@ class _Caller:
         command, self._command = self._command, None
         assert command is not None, "told once"
         return command
+
+
+def _milliseconds(seconds: float) -> str:
+    """What `f"{seconds * 1000:.3f}"` is, at less cost: every reply says two of them."""
+    microseconds = int(seconds * 1_000_000 + 0.5)
+    return f"{microseconds // 1000}{_FRACTIONS[microseconds % 1000]}"

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from socket import MSG_DONTWAIT, MSG_PEEK
 from time import time
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 from wsgiref.handlers import format_date_time
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.protocol import Protocol
+from twisted.internet.tcp import Server
 from twisted.logger import Logger
 
 from jobgate import errors
@@ -34,16 +36,16 @@ if TYPE_CHECKING:
 
 __all__ = ["FrontDoor", "Stamp"]
 
-_FOREVER = float("inf")
-_MAX_HELD = 64 * 1024
+_FOREVER: Final = float("inf")
+_MAX_HELD: Final = 64 * 1024
 """Bytes of later requests taken in while one is being answered; then reading stops."""
-_BODILESS = (204, 304)
+_BODILESS: Final = (204, 304)
 """Statuses that forbid a body (RFC 9110, sections 15.3.5 and 15.4.5)."""
-_LINGER = 2.0
+_LINGER: Final = 2.0
 """Seconds for which input is read and dropped after a refusal, so that it reaches the caller."""
-_MAX_UNREAD = 1024 * 1024
+_MAX_UNREAD: Final = 1024 * 1024
 """Bytes of a streamed reply that a caller may leave unread."""
-_CATCH_UP = 1.0
+_CATCH_UP: Final = 1.0
 """Seconds it has to read them once there are more, before it is cut off."""
 
 
@@ -107,6 +109,9 @@ class FrontDoor(Protocol):
         server = self._server
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
+        over_tcp = type(self.transport) is Server
+        if over_tcp:
+            self.transport.doRead = self._read
         self._outbox = Outbox(self.transport, server.ledger, server.seconds)
         self._outbox.on_empty = self._drained
         self.local = isinstance(self.transport.getHost(), UNIXAddress)
@@ -135,12 +140,28 @@ class FrontDoor(Protocol):
             else:
                 self._serve()
 
+    def _read(self) -> BaseException | None:
+        """What the transport's own `doRead` does; three calls for each request are two too many."""
+        transport = self.transport
+        try:
+            data = transport.socket.recv(transport.bufferSize)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not data:
+            return CONNECTION_DONE
+        self.dataReceived(data)
+        return None
+
     def connectionLost(self, reason: Failure | None = None) -> None:  # noqa: ARG002 (Twisted's)
         """The caller is gone: nobody wants what was asked for on this connection."""
         self._gone = True
         self._in.end()
         self._server.farewell(self)
         self._outbox.close()
+        # It would keep us, and we keep it.
+        vars(self.transport).pop("doRead", None)
         self._resume()
         current, self._current = self._current, None
         if current is not None:

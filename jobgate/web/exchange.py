@@ -8,7 +8,7 @@ know routes, queues or workers.
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["NO_HEAD", "Exchange", "Head", "Response", "json_response", "phrase"]
 
-_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 _PHRASES[413] = "Content Too Large"
-_OCTETS = "application/octet-stream"
-_json = msgspec.json.Encoder().encode
+_OCTETS: Final = "application/octet-stream"
+_json: Final = msgspec.json.Encoder().encode
 
 
 def phrase(status: int) -> str:

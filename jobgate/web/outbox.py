@@ -9,7 +9,7 @@ transport in slices as it drains, so a slow reader's reply is held once, counted
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.interfaces import IPullProducer, ISSLTransport
 from zope.interface import classImplements
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Ledger", "Outbox"]
 
-_SLICE = 256 * 1024
-_JOIN_BELOW = 32 * 1024
+_SLICE: Final = 256 * 1024
+_JOIN_BELOW: Final = 32 * 1024
 """Bytes up to which copying pieces together is cheaper than sending a vector."""
 
 

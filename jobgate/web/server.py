@@ -7,7 +7,7 @@ everything goes to it. One sweep looks after the deadlines of all connections.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as TooLate
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 
 __all__ = ["HTTPServer"]
 
-_SWEEP_EVERY = 0.5
+_SWEEP_EVERY: Final = 0.5
 """Seconds between two looks at the connections' deadlines."""
-_LAST_ANSWERS = 5.0
+_LAST_ANSWERS: Final = 5.0
 """Seconds that callers have, at the end, to take the last of their answers."""
 
 

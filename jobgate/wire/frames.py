@@ -40,21 +40,19 @@ __all__ = [
     "split_text",
 ]
 
-(
-    HELLO,
-    WELCOME,
-    COMMAND,
-    REPLY,
-    FAIL,
-    CHUNK,
-    PROGRESS,
-    CANCEL,
-    DECLINE,
-    PING,
-    PONG,
-    DRAIN,
-    BATCH,
-) = range(1, 14)
+HELLO: Final = 1
+WELCOME: Final = 2
+COMMAND: Final = 3
+REPLY: Final = 4
+FAIL: Final = 5
+CHUNK: Final = 6
+PROGRESS: Final = 7
+CANCEL: Final = 8
+DECLINE: Final = 9
+PING: Final = 10
+PONG: Final = 11
+DRAIN: Final = 12
+BATCH: Final = 13
 
 HEADER: Final = struct.Struct(">IBBHII")
 MAX_FRAME: Final = 64 * 1024 * 1024

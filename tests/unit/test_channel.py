@@ -5,10 +5,16 @@
 from __future__ import annotations
 
 import re
+import socket
+import struct
+from select import select
 from typing import Any
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.internet.tcp import Server
+from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -947,3 +953,46 @@ class SmugglingTests(DoorCase):
     def test_foreign_host(self) -> None:
         """Without tokens a Host that is not loopback is refused before the body is read."""
         self.refused(POST.replace(b"localhost", b"evil.example"), status=403)
+
+
+class SocketTests(DoorCase):
+    """What comes over TCP is read without a detour."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            self.caller = socket.create_connection(listening.getsockname())
+            accepted, peer = listening.accept()
+        self.addCleanup(self.caller.close)
+        self.addCleanup(accepted.close)
+        accepted.setblocking(False)
+        self.door = self.server.buildProtocol(None)
+        self.transport = Server(accepted, self.door, peer, None, 1, MemoryReactorClock())
+        self.door.makeConnection(self.transport)
+
+    def come(self) -> BaseException | None:
+        """What is said of the next bytes, or of the end, once they are there."""
+        select([self.transport.socket], [], [], 5)
+        return self.transport.doRead()
+
+    def test_a_request(self) -> None:
+        """Nothing, some bytes, a request: all leave the connection open."""
+        self.assertIsNone(self.transport.doRead())
+        for part in (POST[:10], POST[10:]):
+            self.caller.sendall(part)
+            self.assertIsNone(self.come())
+        [[status, _, body]] = responses(self.caller.recv(10_000))
+        self.assertEqual((status, body), (200, b"POST /echo hello"))
+
+    def test_the_end(self) -> None:
+        """The caller's FIN ends it; nothing keeps the connection's two halves together."""
+        self.caller.close()
+        self.assertIs(self.come(), CONNECTION_DONE)
+        self.transport.connectionLost(Failure(CONNECTION_DONE))
+        self.assertNotIn("doRead", vars(self.transport))
+
+    def test_a_reset(self) -> None:
+        """So does its RST."""
+        self.caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.caller.close()
+        self.assertIs(self.come(), CONNECTION_LOST)
