@@ -26,6 +26,7 @@ from awake import awake
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater, react
 
+from jobgate.command import PRIORITY, Command
 from jobgate.config import from_tables
 from jobgate.gate import Gate
 from jobgate.pool.frames import FramesConversation
@@ -34,7 +35,7 @@ from jobgate.pool.process import WorkerProcess
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from jobgate.command import Command, Reply
+    from jobgate.command import Reply
 
 HERE = Path(__file__).resolve().parent
 HAND_OVER = 0.5
@@ -182,7 +183,8 @@ async def play(reactor: Any, watcher: Watcher, scene: Scene, seconds: float) -> 
 
     async def call_again_and_again() -> None:
         while not over:
-            made = gate.command("bench", b"")
+            now = gate.reactor.seconds()
+            made = Command("bench", gate.ids.make(), b"", "", PRIORITY, now, float("inf"))
             gate.dispatcher["bench"].submit(made)
             reply: Reply = await made.reply
             now = time.monotonic()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DONE",
+    "PRIORITY",
     "RUNNING",
     "WAITING",
     "Batch",
@@ -37,6 +38,9 @@ DONE: Final[str] = "done"
 
 
 _FOREVER: Final = float("inf")
+
+PRIORITY: Final = 3
+"""What a command has if nothing is said (RFC 9218, section 4.1)."""
 
 
 class Worker(Protocol):

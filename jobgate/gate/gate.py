@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.internet.defer import TimeoutError as TooLate
 from twisted.logger import Logger
 
-from jobgate.command import Command
+from jobgate.command import PRIORITY, Command
 from jobgate.config import is_queue_name
 from jobgate.errors import ShuttingDown, UnknownQueue
 from jobgate.gate.audit import Audit
@@ -68,6 +68,7 @@ class Gate:
         reception: Where workers from outside come in, once it listens.
         jobs: What outlives its request.
         callbacks: Those who tell of the ends of jobs.
+        ids: Makes those of commands, jobs and leases.
         leases: What pullers have.
         graphs: Jobs that need each other.
     """
@@ -88,7 +89,7 @@ class Gate:
         self.draining = False
         self.started = False
         self._has_begun = False
-        self._ids = IdMaker(config.gate.name)
+        self.ids = IdMaker(config.gate.name)
         self._leaving: list[Road] = []
         self._audit = Audit(config.gate.audit) if config.gate.audit else None
         self._tokens = Tokens(config)
@@ -202,7 +203,7 @@ class Gate:
         before, self.config = self.config, config
         self._tokens = Tokens(config)
         if config.gate.name != before.gate.name:
-            self._ids = IdMaker(config.gate.name)
+            self.ids = IdMaker(config.gate.name)
         self.callbacks.reconfigure(config.callbacks)
         outcomes = []
         for name in [name for name in before.queues if name not in config.queues]:
@@ -243,55 +244,24 @@ class Gate:
 
     # --- the ways in
 
-    def command(
-        self,
-        queue: str,
-        body: bytes,
-        content_type: str = "application/octet-stream",
-        *,
-        priority: int = 3,
-        timeout: float = 0,
-    ) -> Command:
-        """
-        Make a command; its Road's `submit` puts it on its way.
-
-        Args:
-            queue: The queue's name.
-            body: The work.
-            content_type: What the body is.
-            priority: 0 (first) to 7.
-            timeout: Seconds in all, waiting included; 0: only the queue's own bounds.
-        """
-        now = self.reactor.seconds()
-        return Command(
-            queue,
-            self._ids.make(),
-            body,
-            content_type,
-            priority,
-            now,
-            now + timeout if timeout else _FOREVER,
-        )
-
-    def new_id(self) -> str:
-        """An id for a command, a job, a graph or a lease."""
-        return self._ids.make()
-
-    def new_ids(self, count: int) -> list[str]:
-        """Ids for jobs that have come together."""
-        return self._ids.some(count)
-
     def push(
         self,
         queue: str,
         body: bytes,
         content_type: str = "application/octet-stream",
         *,
-        priority: int = 3,
+        priority: int = PRIORITY,
         delay: float = 0.0,
     ) -> Deferred[str]:
         """
-        Store a job; arguments as in `command`, and the seconds until it may start.
+        Store a job.
+
+        Args:
+            queue: The queue's name.
+            body: The work.
+            content_type: What the body is.
+            priority: 0 (first) to 7.
+            delay: Seconds until it may start.
 
         Returns:
             Fires with its id once the store has it; fails with a JobgateError, or with TypeError
@@ -304,7 +274,7 @@ class Gate:
         except (UnknownQueue, ShuttingDown):
             return fail()
         job = NewJob(
-            id=self.new_id(),
+            id=self.ids.make(),
             queue=queue,
             body=body,
             content_type=content_type,
@@ -355,15 +325,22 @@ class Gate:
         body: bytes,
         content_type: str = "application/octet-stream",
         *,
-        priority: int = 3,
+        priority: int = PRIORITY,
         timeout: float = 0,
         key: str = "",
     ) -> Deferred[Reply]:
         """
-        Have a command run and wait for its reply; arguments as in `command`.
+        Have a command run and wait for its reply.
 
-        Commands with the same `key` go to the same shard. Cancelling the Deferred says
-        that nobody waits any more.
+        Cancelling the Deferred says that nobody waits any more.
+
+        Args:
+            queue: The queue's name.
+            body: The work.
+            content_type: What the body is.
+            priority: 0 (first) to 7.
+            timeout: Seconds in all, waiting included; 0: only the queue's own bounds.
+            key: Commands with the same one go to the same shard.
 
         Returns:
             Fires with the Reply; fails with a JobgateError, or with TypeError if the body is not
@@ -371,7 +348,9 @@ class Gate:
         """
         if (unfit := _unfit(body)) is not None:
             return fail(unfit)
-        command = self.command(queue, body, content_type, priority=priority, timeout=timeout)
+        now = self.reactor.seconds()
+        deadline = now + timeout if timeout else _FOREVER
+        command = Command(queue, self.ids.make(), body, content_type, priority, now, deadline)
         if key:
             command.headers = {"jobgate-key": key}
         reply: Deferred[Reply] = Deferred(command.leave)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from jobgate.command import PRIORITY
 from jobgate.enums import plain
 from jobgate.errors import CommandFailed
 
@@ -125,7 +126,7 @@ class NewJob(msgspec.Struct, frozen=True, gc=False):
     queue: str
     body: bytes
     content_type: str
-    priority: int = 3
+    priority: int = PRIORITY
     attempts: int = 3
     delay: float = 0.0
     expires: float = 0.0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from twisted.logger import Logger
 
 from jobgate import errors
+from jobgate.command import PRIORITY, Command
 from jobgate.web import fields as read
 from jobgate.web.exchange import Response
 from jobgate.web.fields import CALL_FIELDS
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from twisted.python.failure import Failure
 
-    from jobgate.command import Command, Reply
+    from jobgate.command import Reply
     from jobgate.gate import Gate
     from jobgate.web.access import Access
     from jobgate.web.exchange import Exchange
@@ -32,6 +33,7 @@ __all__ = ["Calls"]
 
 _log = Logger()
 
+_FOREVER: Final = float("inf")
 _EVENTS: Final = "text/event-stream"
 _FRACTIONS: Final = tuple(f".{number:03d}" for number in range(1000))
 
@@ -50,6 +52,7 @@ class Calls:
         self._gate = gate
         self._access = access
         self._pushes = pushes
+        self._seconds = gate.reactor.seconds
 
     def call(self, exchange: Exchange, queue: str, answer: Callable[[Response], None]) -> None:
         """
@@ -66,7 +69,15 @@ class Calls:
         try:
             if exchange.token is not None:
                 self._access.need(exchange, f"call:{queue}")
-            command = self._gate.command(queue, exchange.body, head.content_type)
+            command = Command(
+                queue,
+                self._gate.ids.make(),
+                exchange.body,
+                head.content_type,
+                PRIORITY,
+                self._seconds(),
+                _FOREVER,
+            )
             if exchange.token is not None:
                 command.caller = exchange.token.name
             road = self._gate.dispatcher[queue]

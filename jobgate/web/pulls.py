@@ -202,7 +202,7 @@ class Pulls:
             answer(response)
             return
         lease = LeaseTerms(
-            self._gate.new_id(),
+            self._gate.ids.make(),
             terms.lease,
             exchange.token.name if exchange.token is not None else "",
             key and msgspec.structs.replace(key, keep=terms.lease),

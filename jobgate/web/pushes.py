@@ -173,7 +173,7 @@ class Pushes:
         if checked:
             bodies = [_as_line(body, content_type) for body in bodies]
         like = NewJob(
-            id="" if by_line else self._gate.new_id(),
+            id="" if by_line else self._gate.ids.make(),
             queue=queue,
             body=b"" if by_line else bodies[0],
             content_type=content_type,
@@ -187,7 +187,7 @@ class Pushes:
             like = replace(like, **self._asked_for(headers))
         if not by_line:
             return [like]
-        return list(gather(like, self._gate.new_ids(len(bodies)), bodies))
+        return list(gather(like, self._gate.ids.some(len(bodies)), bodies))
 
     @staticmethod
     def _asked_for(headers: dict[bytes, bytes]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # as in `jobgate.worker`
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 __all__ = ["dumps", "loads"]
@@ -17,8 +17,8 @@ __all__ = ["dumps", "loads"]
 # Made when first needed. What `json.loads` and `json.dumps` do around these takes longer than the
 # parsing and writing of a small document; on any doubt they get it themselves.
 _scan: Callable[[str, int], tuple[Any, int]] | None = None
-_plain: Callable[[object, int], tuple[str, ...]] | None = None
-_escaped: Callable[[object, int], tuple[str, ...]] | None = None
+_plain: Callable[[object, int], Sequence[str]] | None = None
+_escaped: Callable[[object, int], Sequence[str]] | None = None
 
 
 def loads(data: bytes) -> Any:  # noqa: ANN401 - it is JSON
@@ -66,7 +66,7 @@ def dumps(value: object, errors: str = "replace") -> bytes:
     return text.encode("utf-8", errors)
 
 
-def _encoder(*, plain: bool) -> Callable[[object, int], tuple[str, ...]]:
+def _encoder(*, plain: bool) -> Callable[[object, int], Sequence[str]]:
     """
     Return what writes compact JSON: `json`'s C code, or all of `json` where there is none.
 
@@ -81,7 +81,7 @@ def _encoder(*, plain: bool) -> Callable[[object, int], tuple[str, ...]]:
         return lambda value, _: (whole.encode(value),)
     quote: Any = encoder.encode_basestring if plain else encoder.encode_basestring_ascii
     no = False
-    chunks: Callable[[object, int], tuple[str, ...]] = make(
+    chunks: Callable[[object, int], Sequence[str]] = make(
         None, whole.default, quote, None, ":", ",", no, no, no
     )
     return chunks

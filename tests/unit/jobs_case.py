@@ -82,7 +82,7 @@ class JobsCase(SynchronousTestCase):
         """Push jobs that come together, as the web does; their ids."""
         config = self.gate.queue(queue).config
         like = NewJob("", queue, b"", "t/p", once=config.retry == "never", **how)
-        jobs = list(gather(like, self.gate.new_ids(len(lines)), lines))
+        jobs = list(gather(like, self.gate.ids.some(len(lines)), lines))
         self.successResultOf(self.gate.jobs.put(jobs))
         self.turn()
         return [id_ for job in jobs for id_ in ids_of(job)]

@@ -278,14 +278,14 @@ class GateTests(SynchronousTestCase):
     def test_ids_after_a_reload(self) -> None:
         """They go on rising, whatever has been done to the clock; another name is taken on."""
         gate = self.build()
-        names = [gate.new_id()]
+        names = [gate.ids.make()]
         with patch("time.time", lambda: 1.0):
             for _ in range(3):
                 gate.reconfigure(config(q={}))
-                names.append(gate.new_id())
+                names.append(gate.ids.make())
             self.assertEqual(names, sorted(names))
             gate.reconfigure(config(q={}, gate={"name": "a"}))
-            self.assertTrue(gate.new_id().startswith("a-0000000003e8"))
+            self.assertTrue(gate.ids.make().startswith("a-0000000003e8"))
 
     def test_reconfigure_gives_a_command(self) -> None:
         """

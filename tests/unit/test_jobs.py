@@ -23,6 +23,7 @@ from jobgate.jobs.endings import after_failure, as_error, delay
 from jobgate.jobs.job import NewJob, Reply, State, document
 from jobgate.jobs.journal import Key, Stored
 from jobgate.wire import frames
+from tests.unit import fakes
 from tests.unit.jobs_case import STEADY, JobsCase
 
 ONE = {"command": ("w",), "workers": 1}
@@ -558,8 +559,8 @@ class KeyedTests(JobsCase):
         self.assertEqual(self.gate.jobs.calls, {})
 
     def call(self, key: Key = KEY, body: bytes = b"", **how: Any) -> Deferred[keyed.Outcome]:
-        command = self.gate.command("q", body, **how)
-        self.name = command.id
+        self.name = self.gate.ids.make()
+        command = fakes.command(body, id=self.name, now=self.reactor.seconds(), **how)
         road = self.gate.dispatcher["q"]
         return Deferred.fromCoroutine(keyed.call(self.gate.jobs, road, command, key))
 
@@ -628,7 +629,7 @@ class KeyedTests(JobsCase):
     def test_joins_what_waits(self) -> None:
         """Who joins a job that waits, waits for its start as long as a call may."""
         self.gate.dispatcher["q"].pause()
-        [name] = self.gate.new_ids(1)
+        [name] = self.gate.ids.some(1)
         self.successResultOf(self.gate.jobs.put([NewJob(name, "q", b"", "t/p")], key=KEY))
         joined = self.call()
         self.turn(29.0)
@@ -647,7 +648,7 @@ class KeyedTests(JobsCase):
 
     def test_joined_and_the_gate_stops(self) -> None:
         """Who has joined a job is told that it waits for the next start; one that runs ends."""
-        running, waiting = self.gate.new_ids(2)
+        running, waiting = self.gate.ids.some(2)
         keys = Key("one", "its print"), Key("two", "its print")
         for name, key in zip((running, waiting), keys, strict=True):
             job = NewJob(name, "q", b"", "t/p", keep=60.0)
@@ -664,7 +665,7 @@ class KeyedTests(JobsCase):
 
     def test_joins_what_waits_again(self) -> None:
         """A job that waits for its next attempt may have run, whatever its time is called."""
-        [name] = self.gate.new_ids(1)
+        [name] = self.gate.ids.some(1)
         job = NewJob(name, "q", b"", "t/p", attempts=3)
         self.successResultOf(self.gate.jobs.put([job], key=KEY))
         self.child.fail("not yet")

@@ -866,7 +866,7 @@ class LotMachine(RuleBasedStateMachine):
         if how == "for good":
             leases.hand_over(road, commands)
         elif how != "hung up":
-            lease = self.case.gate.new_id()
+            lease = self.case.gate.ids.make()
             self.case.successResultOf(leases.lend(road, commands, LeaseTerms(lease, 50.0)))
             if how == "acknowledged in part" and has:
                 self.case.done(leases.reply(has[len(has) // 2], lease, OK))
