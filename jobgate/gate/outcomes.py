@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcomes"]
 
-_no_longer_due = Deadlines.remove
-
 
 class Outcomes:
     """
@@ -69,7 +67,7 @@ class Outcomes:
 
     def succeeded(self, command: Command, reply: Reply, now: float) -> None:
         """Its worker has answered."""
-        _no_longer_due(command)
+        Deadlines.remove(command)
         stats, began, batch = self._stats, command.began, command.batch
         if batch is None:
             stats.measure(began - command.accepted, now - began)
@@ -89,7 +87,7 @@ class Outcomes:
 
     def failed(self, command: Command, error: JobgateError, now: float) -> None:
         """Its worker has said FAIL."""
-        _no_longer_due(command)
+        Deadlines.remove(command)
         if command.batch is None:
             self._stats.measure(command.began - command.accepted, now - command.began)
         else:
@@ -104,7 +102,7 @@ class Outcomes:
 
     def unfit(self, command: Command, error: JobgateError) -> None:
         """It cannot be written as its worker's protocol wants it: nobody has seen it."""
-        _no_longer_due(command)
+        Deadlines.remove(command)
         command.attempt -= 1
         if command.state is not DONE:
             self.fail(command, error, self._seconds())
@@ -151,7 +149,7 @@ class Outcomes:
     def take_out(command: Command) -> None:
         """It waits no longer; what becomes of it is to follow."""
         command.shard.discard(command)
-        _no_longer_due(command)
+        Deadlines.remove(command)
 
     def when_quiet(self) -> Deferred[None]:
         """Fires when nothing waits and nothing runs; cancel it to stop waiting."""

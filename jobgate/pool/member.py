@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["RETIRED", "Member"]
 
 _NEVER: Final = float("inf")
+# Asked about for every command.
+_READY: Final = State.READY
+_DRAINING: Final = State.DRAINING
 
 RETIRED: Final = "retired"
 """The cause of an end that was planned."""
@@ -104,7 +107,7 @@ class Member:
     def room(self) -> int:
         """How many more commands, or batches of them, it can be handed now."""
         conversation = self.conversation
-        if self.state is State.READY and conversation.is_ready:
+        if self.state is _READY and conversation.is_ready:
             return conversation.capacity + conversation.company - len(conversation.in_hand)
         return 0
 
@@ -228,7 +231,7 @@ class Member:
         if self.conversation.done >= self.call_at:
             self.call_at = _NEVER
             self._counted()
-        if self.state is State.DRAINING:
+        if self.state is _DRAINING:
             self._end_if_drained()
 
     # --- how it is made to go, and looked after: each kind of worker has its way
@@ -289,7 +292,7 @@ class Member:
                 self.crew.lost(command, loss, begun=begun, alone=alone)
 
     def _end_if_drained(self) -> None:
-        if self.state is State.DRAINING and self.idle:
+        if self.state is _DRAINING and self.idle:
             self.state = after(self.state, Event.DRAINED)
             self._end_politely()
 

@@ -115,7 +115,7 @@ class FrontDoor(Protocol):
         self._outbox = Outbox(self.transport, server.ledger, server.seconds)
         self._outbox.on_empty = self._drained
         self.local = isinstance(self.transport.getHost(), UNIXAddress)
-        self.due = server.seconds() + (server.settings.idle_timeout or _FOREVER)
+        self.due = server.seconds() + server.idle_timeout
         if not server.welcome(self):
             self._in.refuse(errors.GateFull("as many connections as may be are open"))
             self._serve()
@@ -373,7 +373,7 @@ class FrontDoor(Protocol):
         if not exchange.keep_alive or server.closing:
             self._close()
             return
-        self.due = server.seconds() + (server.settings.idle_timeout or _FOREVER)
+        self.due = server.seconds() + server.idle_timeout
         if exchange.head.length > LARGE_BODY:
             self.transport.bufferSize = LARGE_BODY
         if (self._in.ready or self._held) and not self._serving:

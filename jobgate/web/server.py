@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HTTPServer"]
 
+_FOREVER: Final = float("inf")
 _SWEEP_EVERY: Final = 0.5
 """Seconds between two looks at the connections' deadlines."""
 _LAST_ANSWERS: Final = 5.0
@@ -57,6 +58,8 @@ class HTTPServer(Factory):
 
     Attributes:
         settings: The table `[gate]`.
+        idle_timeout: Seconds that a connection may be without a request: for as long as it likes,
+            if the table says 0.
         access: Who may come in.
         ledger: Bytes held for callers.
         stamp: The date.
@@ -89,6 +92,7 @@ class HTTPServer(Factory):
     def reconfigure(self, config: GateConfig) -> None:
         """Take on other limits and tokens; what is open stays open."""
         self.settings = config.gate
+        self.idle_timeout = config.gate.idle_timeout or _FOREVER
         self.ledger.limit = config.gate.max_buffered
         self.access = Access(config)
         pushes = Pushes(self._gate, self.access)
