@@ -3,8 +3,8 @@ What a child runs before it becomes the worker.
 
 Started as `python -I -S launcher.py CWD PARENT_PID COMMAND...` with the standard
 library alone: makes the child the leader of a process group of its own, ties its
-life to the gate's, gives way to the gate, changes the folder and becomes the command.
-Descriptor 3 closes when that worked; otherwise what went wrong is written to it.
+life to the gate's, changes the folder and becomes the command. Descriptor 3 closes
+when that worked; otherwise what went wrong is written to it.
 """
 
 import fcntl
@@ -28,27 +28,12 @@ def _die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def _give_way() -> None:
-    """
-    Have the kernel run us as a batch job (Linux sched(7)); elsewhere nothing changes.
-
-    What is handed to a worker wakes it up: it must not push the gate, which has others to serve,
-    off its processor for that. Whoever set another policy for the gate has a reason.
-    """
-    try:
-        if os.sched_getscheduler(0) == os.SCHED_OTHER:
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    except (AttributeError, OSError):
-        return
-
-
 def main(cwd: str, parent: str, *command: str) -> None:
     """Become the command."""
     fcntl.fcntl(_STATUS, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
     try:
         os.setsid()
         _die_with_parent(int(parent))
-        _give_way()
         os.chdir(cwd)
         # Python ignores these two, and what is ignored stays so in what it becomes.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)

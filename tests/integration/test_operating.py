@@ -839,16 +839,6 @@ def test_the_same_key_gets_the_same_worker(plain: Program) -> None:
     assert len({result(caller)["Jobgate-Worker"] for caller in keyless}) == 4
 
 
-@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux alone has this policy")
-def test_workers_give_way_to_the_gate(start_gate: Callable[..., Program]) -> None:
-    """What is handed to a worker does not push the gate off its processor (sched(7))."""
-    gate = start_gate({"queues": {"q": ECHO}})
-    [worker] = gate.workers("q")
-    assert os.sched_getscheduler(gate.pid) == os.SCHED_OTHER
-    assert os.sched_getscheduler(worker["pid"]) == os.SCHED_BATCH
-    assert os.getpriority(os.PRIO_PROCESS, worker["pid"]) == os.getpriority(os.PRIO_PROCESS, 0)
-
-
 # --- changing
 
 
