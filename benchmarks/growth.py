@@ -8,7 +8,6 @@ command that grows with the number.
 
 from __future__ import annotations
 
-import gc
 import random
 import time
 from dataclasses import dataclass
@@ -68,6 +67,7 @@ def cost_at(length: int) -> float:
 
     from jobgate.config import from_tables
     from jobgate.gate import Gate
+    from jobgate.loop import settle
 
     limits = {"size": length, "max_waiting_bytes": length * len(BODY)}
     gate = Gate(from_tables({"queues": {"bench": limits}}, "benchmark", Path()), Clock())
@@ -76,7 +76,7 @@ def cost_at(length: int) -> float:
     worker.runner = road.hire(worker, 0)
     worker.runner.start()
     times = COMMANDS // length
-    gc.collect()  # what an earlier measurement left is not this one's to clear away
+    settle()  # as a gate that is ready does; and what was before is not this one's to clear away
     seconds = sum(fill_and_empty(gate, road, worker, length) for _ in range(times))
     road.close()
     return seconds * 1e6 / (times * length)

@@ -4,6 +4,7 @@ The shorter turn of the loop: `jobgate.loop`.
 
 from __future__ import annotations
 
+import gc
 from select import EPOLLIN
 from typing import Any
 
@@ -77,3 +78,17 @@ class TogetherTests(SynchronousTestCase):
         assert timer is not None
         self.assertTrue(timer.active())
         timer.cancel()
+
+
+class SettleTests(SynchronousTestCase):
+    """What the garbage collector leaves alone."""
+
+    def test_once_it_is_ready(self) -> None:
+        """What there is, it looks at no more; what is new, in larger portions."""
+        self.addCleanup(gc.unfreeze)
+        self.addCleanup(gc.set_threshold, *gc.get_threshold())
+        before, there = gc.get_threshold(), [object()]
+        loop.settle()
+        self.assertTrue(gc.get_freeze_count())
+        self.assertFalse(any(there is each for each in gc.get_objects()))
+        self.assertGreater(gc.get_threshold(), before)
