@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoteWorker", "keep_alive"]
 
+# Asked about for every command.
+_READY: Final = State.READY
 _PING_EVERY: Final = 4.0
 """Seconds between two PINGs to an idle worker, and that it has for the answer."""
 _UNHEARD: Final = 1000
@@ -76,53 +78,87 @@ def _unsent(fd: int) -> int:
     return int.from_bytes(count, sys.byteorder)
 
 
-class _Plain:
-    """A TCP or UNIX connection: read and written as a child's pipes are."""
+class _Connection:
+    """What a worker is spoken to through."""
+
+    def write(self, head: bytes, body: bytes, *, idle: bool) -> int:
+        """Send bytes; returns how many have been offered in all."""
+        raise NotImplementedError
+
+    def written(self) -> int:
+        """How many of them the worker may have seen."""
+        raise NotImplementedError
+
+    def error(self) -> OSError | None:
+        """Why nothing more can be read, if it is not just the end."""
+        raise NotImplementedError
+
+    def read_rest(self) -> None:
+        """Take in what has come already."""
+        raise NotImplementedError
+
+    def hold(self, *, on: bool) -> None:
+        """Read nothing (True), or again (False)."""
+        raise NotImplementedError
+
+    def part(self) -> None:
+        """Everything has been written: end our side, and let the worker end its own."""
+        raise NotImplementedError
+
+
+class _Plain(_Connection):
+    """TCP or UNIX: read and written as a child's pipes are."""
 
     def __init__(self, worker: RemoteWorker, transport: Any, clock: Any) -> None:  # noqa: ANN401 (Twisted has no type for it)
         self._transport = transport
         self._input = WorkerInput(transport, clock, _unsent)
         self._output = WorkerOutput(transport, worker.conversation)
-        self.write = self._input.write
-        self.read_rest = self._output.read_rest
-        self.hold = self._output.hold
 
-    @property
+    def write(self, head: bytes, body: bytes, *, idle: bool) -> int:
+        return self._input.write(head, body, idle=idle)
+
     def written(self) -> int:
         return self._input.written
 
-    @property
     def error(self) -> OSError | None:
         return self._output.error
 
+    def read_rest(self) -> None:
+        self._output.read_rest()
+
+    def hold(self, *, on: bool) -> None:
+        self._output.hold(on=on)
+
     def part(self) -> None:
-        """Everything has been written: end our side, and let the worker end its own."""
         self._input.flush()
         self._transport.loseWriteConnection()
 
 
-class _Secret:
-    """A TLS connection: Twisted has to do both, since what is written must be encrypted first."""
-
-    error: OSError | None = None
+class _Secret(_Connection):
+    """TLS: Twisted has to do both, since what is written must be encrypted first."""
 
     def __init__(self, transport: Any) -> None:  # noqa: ANN401 (as above)
         self._transport = transport
-        self.written = 0
+        self._written = 0
 
     def write(self, head: bytes, body: bytes, *, idle: bool) -> int:  # noqa: ARG002 (as `_Plain`)
-        """Send bytes; whatever has been given to TLS may have been seen."""
-        self.written += len(head) + len(body)
+        """Whatever has been given to TLS may have been seen."""
+        self._written += len(head) + len(body)
         self._transport.write(head)
         if body:
             self._transport.write(bytes(body))
-        return self.written
+        return self._written
+
+    def written(self) -> int:
+        return self._written
+
+    def error(self) -> OSError | None:
+        return None
 
     def read_rest(self) -> None:
         """What has not been decrypted cannot be looked at."""
 
     def hold(self, *, on: bool) -> None:
-        """Read nothing (True), or again (False)."""
         if on:
             self._transport.pauseProducing()
         else:
@@ -164,7 +200,9 @@ class RemoteWorker(Member):
         self._unheard = 0
         self.conversation = FramesConversation(config, self, reactor.seconds, name, queue)
         secret = ISSLTransport.providedBy(transport)
-        self._stream = _Secret(transport) if secret else _Plain(self, transport, reactor)
+        self._stream: _Connection = (
+            _Secret(transport) if secret else _Plain(self, transport, reactor)
+        )
         transport.registerProducer(self, True)  # noqa: FBT003 (Twisted's signature)
 
     def __repr__(self) -> str:
@@ -178,7 +216,7 @@ class RemoteWorker(Member):
     def room(self) -> int:
         """How many more commands it can be handed now: none while it has not read the last."""
         conversation = self.conversation
-        if self.state is State.READY and conversation.is_ready and not self._choked:
+        if self.state is _READY and conversation.is_ready and not self._choked:
             return conversation.capacity + conversation.company - len(conversation.in_hand)
         return 0
 
@@ -187,7 +225,7 @@ class RemoteWorker(Member):
     def lost(self, why: str) -> None:
         """The connection has ended."""
         self._cancel_timer()
-        error = self._stream.error
+        error = self._stream.error()
         cause = f"the connection was lost: {error.strerror if error else why}"
         torn = self.conversation.ended()
         if torn and self._loss is None:
@@ -226,7 +264,7 @@ class RemoteWorker(Member):
 
     def written(self) -> int:
         """How many of the offered bytes it may have seen."""
-        return self._stream.written
+        return self._stream.written()
 
     def look(self) -> None:
         """Take in what it has said already."""

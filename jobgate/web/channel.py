@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["FrontDoor", "Stamp"]
 
 _FOREVER: Final = float("inf")
+_GLANCE: Final = int(MSG_PEEK | MSG_DONTWAIT)
+"""What has come is looked at, and left."""
 _MAX_HELD: Final = 64 * 1024
 """Bytes of later requests taken in while one is being answered; then reading stops."""
 _BODILESS: Final = (204, 304)
@@ -202,7 +204,7 @@ class FrontDoor(Protocol):
         if self._gone or ISSLTransport.providedBy(self.transport):
             return not self._gone
         try:
-            return bool(self.transport.socket.recv(1, MSG_PEEK | MSG_DONTWAIT))
+            return bool(self.transport.socket.recv(1, _GLANCE))
         except BlockingIOError:
             return True
         except OSError:

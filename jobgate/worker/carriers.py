@@ -20,15 +20,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Plain", "Secret", "tls_context"]
 
-_JOIN_BELOW = 16 * 1024
-"""Bytes up to which copying head and body together is cheaper than a vector of two."""
-
 
 class Plain:
-    """A connection without TLS."""
+    """
+    A connection without TLS.
+
+    Attributes:
+        read: Some bytes, at most as many as it is told; none at the end.
+        read_into: Likewise into a buffer; how many.
+        send: Writes all of these bytes.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        # As the socket has them: for small frames, a call between the two would be felt.
+        self.read = sock.recv
+        self.read_into = sock.recv_into
+        self.send = sock.sendall
 
     def readable(self, seconds: float = 0) -> bool:
         """Whether `read` would not wait now, or not after so many seconds."""
@@ -36,19 +44,8 @@ class Plain:
         ready.register(self.sock, POLLIN)
         return bool(ready.poll(seconds * 1000))
 
-    def read(self, count: int) -> bytes:
-        """Some bytes, at most `count`; none at the end."""
-        return self.sock.recv(count)
-
-    def read_into(self, view: memoryview) -> int:
-        """Read into a buffer; returns how many, 0 at the end."""
-        return self.sock.recv_into(view)
-
     def write(self, head: bytes, body: Any) -> None:  # noqa: ANN401
-        """Write all of this."""
-        if len(body) < _JOIN_BELOW:
-            self.sock.sendall(b"".join((head, body)))
-            return
+        """Write all of this, without putting it together."""
         sent = self.sock.sendmsg((head, body))
         if sent < len(head) + len(body):
             self.sock.sendall(memoryview(b"".join((head, body)))[sent:])
@@ -107,6 +104,10 @@ class Secret:
         data = self.read(len(view))
         view[: len(data)] = data
         return len(data)
+
+    def send(self, data: bytes) -> None:
+        """Write all of these bytes."""
+        self.write(data, b"")
 
     def write(self, head: bytes, body: Any) -> None:  # noqa: ANN401
         """Write all of this."""

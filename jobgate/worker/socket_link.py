@@ -25,6 +25,8 @@ __all__ = ["WITHIN", "Gone", "Refused", "SocketLink"]
 
 WITHIN = 10.0
 """Seconds for a connection, and again for the gate's answer to HELLO."""
+_JOIN_BELOW = 16 * 1024
+"""Bytes up to which copying head and body together is cheaper than a vector of two."""
 
 
 class Gone(SystemExit):
@@ -107,14 +109,21 @@ class SocketLink(Link):
         length = 12 + len(meta) + len(body)
         if length > self._limit:
             self._check_length(length)
-        self._write(pack(length, 1, kind, 0, number, len(meta)) + meta, body)
+        head = pack(length, 1, kind, 0, number, len(meta)) + meta
+        if length < _JOIN_BELOW:
+            self._write(head + body)
+        else:
+            self._write(head, body)
 
     def _write(self, data: bytes, body: Any = b"") -> None:  # noqa: ANN401
         if not data:
             return
         try:
             with self.writing:
-                self.carrier.write(data, body)
+                if body:
+                    self.carrier.write(data, body)
+                else:
+                    self.carrier.send(data)
         except OSError:
             raise Gone("the connection was lost") from None
 
