@@ -8,7 +8,7 @@ costs no memory. Must not know what becomes of a job when it has ended.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from twisted.logger import Logger
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Backlog"]
 
-_LOW = 64
+_LOW: Final = 64
 """More are taken only once there is room for so many: soon, for the urgent ones among them."""
-_AT_ONCE = 256
+_AT_ONCE: Final = 256
 """And so many at once, so that nobody else waits long for the journal."""
-_IN_LOTS = 1000
+_IN_LOTS: Final = 1000
 """Likewise, where lots are not taken apart."""
-_RESTED = 1.0
+_RESTED: Final = 1.0
 """Seconds after which the journal is asked again if it could not say."""
 
 
@@ -62,7 +62,7 @@ class Backlog:
         feeder: As given.
     """
 
-    _log = Logger()
+    _log: ClassVar = Logger()
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BYTES", "Demand"]
 
-_WINDOW = 1024
+_WINDOW: Final = 1024
 """
 Jobs that wait here for the queue's own workers.
 
@@ -27,9 +27,10 @@ again, and costs half as much again.
 """
 BYTES: Final = 16 * 1024 * 1024
 """Their bodies, together, about."""
-_LINGER = 5.0
+_LINGER: Final = 5.0
 """Seconds for which a queue that was pulled from keeps what comes at hand: who pulls comes back."""
-_AT_HAND, _AT_HAND_BYTES = 256, 64 * 1024
+_AT_HAND: Final = 256
+_AT_HAND_BYTES: Final = 64 * 1024
 """As long as it is all that is queued, and no more than so many jobs and bytes of bodies."""
 
 

@@ -7,7 +7,7 @@ Must not know how a job comes into the window, nor what becomes of it when it ha
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Departures"]
 
-_FOREVER = float("inf")
-_decode = msgspec.json.Decoder(dict[str, str]).decode
+_FOREVER: Final = float("inf")
+_decode: Final = msgspec.json.Decoder(dict[str, str]).decode
 
 
 class Departures:

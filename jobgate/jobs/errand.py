@@ -8,7 +8,7 @@ any time there may be very many. Must not know what becomes of an outcome.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Errand", "Sender"]
 
-_log = Logger()
+_log: Final = Logger()
 
 
 class Sender(Protocol):

@@ -8,7 +8,7 @@ set out is in `departures`, what becomes of them in `outcomes`, and what follows
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from twisted.internet.defer import CancelledError, fail, succeed
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Jobs"]
 
-_FOREVER = float("inf")
+_FOREVER: Final = float("inf")
 
 
 class Jobs:

@@ -8,7 +8,7 @@ call under a lease has its caller waiting here. Must not know HTTP.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
@@ -76,7 +76,7 @@ class Leases:
         stale: Replies to attempts that were over, dropped.
     """
 
-    _log = Logger()
+    _log: ClassVar = Logger()
 
     def __init__(self, jobs: Jobs, clock: IReactorTime) -> None:
         self.stale = 0

@@ -8,7 +8,7 @@ is tried again is in `endings`. Must not know HTTP.
 from __future__ import annotations
 
 from random import Random, SystemRandom
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcomes"]
 
-_LAST_WORDS = 8192
+_LAST_WORDS: Final = 8192
 """Characters of a worker's last output that are kept with an attempt."""
 
 
@@ -58,7 +58,7 @@ class Outcomes:
         growing: Replies that bring further jobs.
     """
 
-    _log = Logger()
+    _log: ClassVar = Logger()
 
     def __init__(
         self,

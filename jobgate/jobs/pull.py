@@ -8,7 +8,7 @@ puller has it. Must not know HTTP.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from jobgate.command import DONE, RUNNING, Lot
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pull"]
 
-_MOST_BYTES = 16 * 1024 * 1024
+_MOST_BYTES: Final = 16 * 1024 * 1024
 """Of bodies in one answer, about."""
 
 
@@ -46,10 +46,10 @@ class Pull:
     takes_batches = False
     name = "a puller"
     output = ""
-    _count = _bytes = 0
-    _waits = _ended = False
-    _timer: IDelayedCall | None = None
-    _get: Callable[[Command], None]
+    _count = 0
+    _bytes = 0
+    _waits = False
+    _ended = False
 
     def __init__(
         self,
@@ -72,6 +72,7 @@ class Pull:
         self._lines = lines
         self._done = done
         self._over = over
+        self._timer: IDelayedCall | None = None
 
     def __repr__(self) -> str:
         return f"<Pull {self._road.config.name} {self._count}/{self._most}>"
@@ -129,7 +130,6 @@ class Pull:
             if self._ended:
                 return
         self._waits = True
-        self._get = self._got
         self._demand.pulls.add(self)
         backlog.want(self._most - self._count)
         self._collect()
@@ -143,7 +143,7 @@ class Pull:
             # What is stored takes a moment to come, even for one who will not wait.
             backlog.arrivals.when_here(self.end)
         for shard in () if self._ended else self._road.shards:
-            shard.wait(self._get, self)
+            shard.wait(self._got, self)
 
     def leave(self) -> None:
         """The puller is gone: what it was given goes back, as if it had never left."""
@@ -181,7 +181,7 @@ class Pull:
     def _got(self, command: Command) -> None:
         """A command has come to the head of the waiting."""
         for shard in self._road.shards:
-            shard.leave(self._get)
+            shard.leave(self._got)
         self._add(command)
         if self._ended:
             return
@@ -191,7 +191,7 @@ class Pull:
             return
         self._collect()
         for shard in () if self._ended else self._road.shards:
-            shard.wait(self._get, self)
+            shard.wait(self._got, self)
 
     def _add(self, command: Command) -> None:
         command.state = RUNNING
@@ -252,8 +252,7 @@ class Pull:
             return
         self._demand.pulls.discard(self)
         for shard in self._road.shards:
-            shard.leave(self._get)
-        del self._get
+            shard.leave(self._got)
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None

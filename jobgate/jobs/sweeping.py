@@ -6,7 +6,7 @@ Must not know what becomes of what is found.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from twisted.logger import Logger
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Sweeper"]
 
-_FOREVER = float("inf")
-_LONGEST = 60.0
+_FOREVER: Final = float("inf")
+_LONGEST: Final = 60.0
 """Seconds after which the journal is swept even if nothing is known to be due."""
-_SOON = 0.01
+_SOON: Final = 0.01
 """Seconds: what is due is looked at no more often than this."""
-_RESTED = 1.0
+_RESTED: Final = 1.0
 """Seconds after which a sweep that failed is tried again."""
 
 
@@ -41,7 +41,7 @@ class Sweeper:
         swept: Told what was found.
     """
 
-    _log = Logger()
+    _log: ClassVar = Logger()
 
     def __init__(self, journal: Journal, clock: IReactorTime, swept: Callable[[Due], None]) -> None:
         self._journal = journal

@@ -6,7 +6,7 @@ Must not know stores or HTTP: whoever learns of something tells it here, once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from twisted.logger import Logger
 
@@ -52,7 +52,7 @@ class Watches:
         waiting: Who waits for something and is to be sent away when the gate stops.
     """
 
-    _log = Logger()
+    _log: ClassVar = Logger()
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from twisted.internet.defer import succeed
@@ -43,8 +43,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Pulls"]
 
-_decode = msgspec.json.Decoder(dict[str, str]).decode
-_REMEMBERED, _SHORT = 1024, 256
+_decode: Final = msgspec.json.Decoder(dict[str, str]).decode
+_REMEMBERED: Final = 1024
+_SHORT: Final = 256
 """Targets whose terms are remembered, and the bytes that one may have for that."""
 
 

@@ -8,7 +8,7 @@ short one and Klein's, come through here.
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Asked", "Pushes", "key_of", "reply_of"]
 
-_MOST_LINES = 250_000
+_MOST_LINES: Final = 250_000
 """Of one push: each is a job that RAM holds until all are stored."""
-_json = msgspec.json.Encoder().encode
+_json: Final = msgspec.json.Encoder().encode
 
 
 class Asked(NamedTuple):
@@ -76,7 +76,7 @@ class Pushes:
         access: Who may send it.
     """
 
-    _log = Logger()
+    _log: ClassVar = Logger()
 
     def __init__(self, gate: Gate, access: Access) -> None:
         self._gate = gate

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from twisted.internet.defer import Deferred
 
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ShortWay"]
 
-_PLAIN = re.compile(rb"/(push|pull|jobs|leases)/([A-Za-z0-9._-]+)(?:/(reply|ack))?(?:\?[^#]*)?\Z")
+_PLAIN: Final = re.compile(
+    rb"/(push|pull|jobs|leases)/([A-Za-z0-9._-]+)(?:/(reply|ack))?(?:\?[^#]*)?\Z"
+)
 
 
 class ShortWay:

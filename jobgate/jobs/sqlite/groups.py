@@ -8,7 +8,7 @@ Deferreds: who calls `run` does so from one thread only; nor what keeps a file o
 from __future__ import annotations
 
 import sqlite3
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from jobgate.jobs.job import Change
+    from jobgate.jobs.sqlite.ledger import Ledger
     from jobgate.jobs.sqlite.operations import Operation
 
 __all__ = ["RETRY", "Groups"]
@@ -55,7 +56,7 @@ class Groups:
         restless: Something has been stored since the last rest.
     """
 
-    _log = Logger()
+    _log: ClassVar = Logger()
 
     def __init__(self, path: str, clock: Callable[[], float], wall: Callable[[], float]) -> None:
         self.trouble = ""
@@ -114,27 +115,33 @@ class Groups:
         ledger.moves.now = int(self.now() * 1000)
         changes: list[Change] = []
         for index, operation in enumerate(group):
-            ledger.in_ram = True
-            try:
-                operation.outcome = operation.step(ledger, *operation.args)
-            except JobgateError:
-                # Steps refuse before they change anything.
-                operation.outcome = Failure()
-            except TablesNeeded:
-                ledger.in_ram = False
-                changes += self._write_out()
-                more, left = self._run_in_tables(group[index : index + 1])
-                changes += more
-                if left:
-                    return changes, [*left, *group[index + 1 :]]
+            if self._needs_no_tables(ledger, operation):
+                changes += self._write_out() if ledger.owes else ledger.moves.keep()
+                self.writes += operation.kind in (Kind.WRITE, Kind.LASTING)
                 continue
-            except Exception as error:  # noqa: BLE001 (it is the operation's outcome)
-                operation.outcome = Failure(error)
-            finally:
-                ledger.in_ram = False
-            changes += self._write_out() if ledger.owes else ledger.moves.keep()
-            self.writes += operation.kind in (Kind.WRITE, Kind.LASTING)
+            changes += self._write_out()
+            more, left = self._run_in_tables(group[index : index + 1])
+            changes += more
+            if left:
+                return changes, [*left, *group[index + 1 :]]
         return changes, []
+
+    @staticmethod
+    def _needs_no_tables(ledger: Ledger, operation: Operation) -> bool:
+        """Run one without them; False, and nothing is changed, if it cannot be."""
+        ledger.in_ram = True
+        try:
+            operation.outcome = operation.step(ledger, *operation.args)
+        except TablesNeeded:
+            return False
+        except JobgateError:
+            # Steps refuse before they change anything.
+            operation.outcome = Failure()
+        except Exception as error:  # noqa: BLE001 (it is the operation's outcome)
+            operation.outcome = Failure(error)
+        finally:
+            ledger.in_ram = False
+        return True
 
     def _write_out(self) -> list[Change]:
         """Let the tables have what RAM alone knows; what has changed by that."""

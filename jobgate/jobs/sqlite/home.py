@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from errno import EIO
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import msgspec
 from twisted.logger import Logger
@@ -48,7 +48,7 @@ class Home:
         seen: When the file was last told that this gate lives; milliseconds.
     """
 
-    _log = Logger()
+    _log: ClassVar = Logger()
 
     def __init__(self, path: str, clock: Callable[[], float], wall: Callable[[], float]) -> None:
         self.ledger = Ledger(schema.connect(schema.MEMORY))

@@ -5,7 +5,7 @@ The Journal's face on SQLite: every operation as a Deferred.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
@@ -20,11 +20,9 @@ from jobgate.jobs.sqlite.writer import InlineWriter, ThreadWriter
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from twisted.internet.interfaces import IReactorTime
-
     from jobgate.jobs.job import Change, Ending, Job, NewJob, Reply, State, Taken, Try
     from jobgate.jobs.journal import Due, Graph, Kept, Key, Leased, LeaseTerms, Stored
-    from jobgate.jobs.sqlite.writer import Reactor, Writer
+    from jobgate.jobs.sqlite.writer import Writer
 
 __all__ = ["SqliteJournal"]
 
@@ -52,12 +50,12 @@ class SqliteJournal:
 
     now: Callable[[], float]
 
-    _log = Logger()
+    _log: ClassVar = Logger()
 
     def __init__(
         self,
         path: str,
-        reactor: object,
+        reactor: Any,  # noqa: ANN401 (IReactorTime, and -FromThreads: no type can say both)
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -68,9 +66,9 @@ class SqliteJournal:
         # Asked several times for a job.
         self.now = self._groups.now
         self._writer: Writer = (
-            InlineWriter(self._groups, self._tell, cast("IReactorTime", reactor), at_once=inline)
+            InlineWriter(self._groups, self._tell, reactor, at_once=inline)
             if inline or path == schema.MEMORY
-            else ThreadWriter(self._groups, self._tell, cast("Reactor", reactor))
+            else ThreadWriter(self._groups, self._tell, reactor)
         )
         self._listener: Callable[[Sequence[Change]], None] = _nobody
         self._begun: dict[str, Operation] = {}

@@ -5,7 +5,7 @@ Steps: jobs are taken, run and end.
 from __future__ import annotations
 
 from itertools import accumulate, takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from jobgate.jobs.job import FOLLOWS, TERMINAL, Ending, State, Taken
 from jobgate.jobs.lots import bodies_of
@@ -34,10 +34,11 @@ __all__ = [
     "taken",
 ]
 
-_CONSUMED = Ending(State.SUCCEEDED)
-_FEW, _SOME = 4, 64
+_CONSUMED: Final = Ending(State.SUCCEEDED)
+_FEW: Final = 4
+_SOME: Final = 64
 """Rows that are looked at first, and one more for each so many jobs."""
-_STATUS = 999
+_STATUS: Final = 999
 
 
 def take(ledger: Ledger, queue: str, count: int, max_bytes: int) -> list[Taken]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.python.failure import Failure
@@ -24,7 +24,7 @@ from jobgate.loop import together
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
     from jobgate.jobs.job import Change
     from jobgate.jobs.sqlite.groups import Groups
@@ -38,10 +38,6 @@ _GROUP_BYTES: Final = 8 << 20
 """Bytes after which a group is full."""
 
 if TYPE_CHECKING:
-
-    class Reactor(IReactorFromThreads, IReactorTime):
-        """Calls from the thread, and the end of a turn."""
-
     Counts = dict[str, list[int]]
     Tell = Callable[[Sequence[Change], Sequence[Operation]], None]
     """Called on the reactor's thread with what has changed, and operations with outcomes."""
@@ -78,7 +74,12 @@ class ThreadWriter:
         reactor: Gets the calls from the thread, and tells of the end of a turn.
     """
 
-    def __init__(self, groups: Groups, tell: Tell, reactor: Reactor) -> None:
+    def __init__(
+        self,
+        groups: Groups,
+        tell: Tell,
+        reactor: Any,  # noqa: ANN401 (IReactorTime and -FromThreads: no type can say both)
+    ) -> None:
         self._groups = groups
         self._tell = tell
         self._reactor = reactor
@@ -87,7 +88,7 @@ class ThreadWriter:
         self._waiting: deque[Operation] = deque()
         self._ended: Deferred[None] = Deferred()
         # A daemon: a gate that dies without closing must not hang on its store.
-        self._thread = Thread(target=self._live, name="jobgate-store", daemon=True)
+        self._store_thread = Thread(target=self._live, name="jobgate-store", daemon=True)
 
     def open(self) -> Deferred[Counts]:
         """
@@ -98,7 +99,7 @@ class ThreadWriter:
     def _open(self) -> Counts:
         counts, changes = self._groups.open()
         self._tell(changes, ())
-        self._thread.start()
+        self._store_thread.start()
         return counts
 
     def submit(self, operation: Operation) -> None:
@@ -109,7 +110,7 @@ class ThreadWriter:
 
     def close(self) -> Deferred[None]:
         """Run what was submitted, then close the store."""
-        if not self._thread.is_alive():
+        if not self._store_thread.is_alive():
             self._groups.close()
             return succeed(None)
         self._hand_over()
@@ -169,7 +170,7 @@ class ThreadWriter:
 
     def _end(self, left: Sequence[Operation]) -> None:
         # The thread has nothing more to do, so this is no wait.
-        self._thread.join()
+        self._store_thread.join()
         self._tell((), left)
         self._ended.callback(None)
 
