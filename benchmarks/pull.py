@@ -36,6 +36,9 @@ AT_ONCE = 100
 """Lines of one pull, and commands of one cycle in batches."""
 CLIENTS = 4
 """Processes that go through cycles, or connections that pull."""
+ALONE = "-c1"
+KINDS = (("", CLIENTS, 1), (ALONE, 1, 1), ("-100", CLIENTS, AT_ONCE))
+"""Rows of cycles: what their names end with, how many clients, commands at once."""
 EXPECTED = 100_000
 """Lines a second: so many are put there for each second."""
 PULLERS = 10_000
@@ -58,19 +61,20 @@ def run(result: Result, only: Sequence[str], folder: Path) -> None:
             stack.enter_context(running.child)
             drain = functools.partial(drained, running)
             rows.append(Row(f"lines-{name}", f"lines pulled, {AT_ONCE} at once, {name}", drain))
-            for batch, count in (("", 1), ("-100", AT_ONCE)):
-                cycle = functools.partial(cycles, running, "gate", count)
-                about = f"push, pull, ack, {count} at once, {name}"
-                rows.append(Row(f"cycle-{name}{batch}", about, cycle))
+            for kind, clients, count in KINDS:
+                cycle = functools.partial(cycles, running, "gate", clients, count)
+                about = f"push, pull, ack, {count} at once, {name}, {many(clients)}"
+                rows.append(Row(f"cycle-{name}{kind}", about, cycle))
         for name, options in (("beanstalkd", ()), ("beanstalkd-f0", ("-b", ".", "-f", "0"))):
             if shutil.which("beanstalkd") is None or version_of("greenstalk") is None:
                 result.skipped.append(f"{name}: beanstalkd and greenstalk are needed")
                 continue
             running = start_beanstalkd(folder / name, options)
             stack.enter_context(running.child)
-            cycle = functools.partial(cycles, running, "beanstalkd", 1)
-            about = "put, reserve, delete" + (", each synced" if options else "")
-            rows.append(Row(name, about, cycle))
+            for kind, clients in (("", CLIENTS), (ALONE, 1)):
+                cycle = functools.partial(cycles, running, "beanstalkd", clients, 1)
+                about = "put, reserve, delete" + (", each synced" if options else "")
+                rows.append(Row(f"{name}{kind}", f"{about}, {many(clients)}", cycle))
         interleave(rows, result, only)
     result.checks += claims(result)
     if wanted("waiting", only):
@@ -86,9 +90,9 @@ def claims(result: Result) -> Iterator[Check]:
         title = f"lines pulled a second, {name}"
         yield from figure(result, title, row, "/s", lambda one: one.rate, Bar(floor))
     for name, baseline in (("memory", "beanstalkd"), ("durable", "beanstalkd-f0")):
-        for batch, floor in (("", 0.4), ("-100", 1.0)):
-            row = f"cycle-{name}{batch}"
-            yield from ratio(result, f"{row}: rate / {baseline}", row, baseline, Bar(floor))
+        for kind, beside, floor in (("", "", 0.4), (ALONE, ALONE, 0.4), ("-100", "", 1.0)):
+            row, other = f"cycle-{name}{kind}", f"{baseline}{beside}"
+            yield from ratio(result, f"{row}: rate / {other}", row, other, Bar(floor))
 
 
 # --- lines out of a queue
@@ -147,20 +151,27 @@ def pull_all(running: Running, request: bytes) -> tuple[list[float], int]:
 # --- cycles
 
 
-def cycles(running: Running, server: str, count: int, seconds: float) -> Sample:
+def many(clients: int) -> str:
     """
-    Let several clients put in, take out and confirm.
+    Say how many there are.
+    """
+    return "1 client" if clients == 1 else f"{clients} clients"
+
+
+def cycles(running: Running, server: str, number: int, count: int, seconds: float) -> Sample:
+    """
+    Let so many clients put in, take out and confirm, so many commands at once.
     """
     port = running.url.rpartition(":")[2].partition("/")[0]
     cpu = running.child.cpu()
     script, load = str(HERE / "cycles.py"), (str(count), str(seconds))
     clients = [
         subprocess.Popen(
-            [sys.executable, script, server, port, f"cycle-{number}", *load],
+            [sys.executable, script, server, port, f"cycle-{place}", *load],
             stdout=subprocess.PIPE,
             text=True,
         )
-        for number in range(CLIENTS)
+        for place in range(number)
     ]
     found = []
     for client in clients:
@@ -170,11 +181,11 @@ def cycles(running: Running, server: str, count: int, seconds: float) -> Sample:
             raise BenchmarkError(f"a client of {server} failed ({client.returncode})")
         found.append((int(match[1]), float(match[2]), float(match[3])))
     cpu = running.child.cpu() - cpu
-    done = sum(number for number, _, _ in found)
-    rate = sum(number / took for number, took, _ in found)
+    done = sum(cycled for cycled, _, _ in found)
+    rate = sum(cycled / took for cycled, took, _ in found)
     own = sum(spent for _, _, spent in found) * 1e6 / done
     say(f"clients of {server}: {own:.1f} us CPU a command of their own")
-    each = 1e6 * count * CLIENTS / rate
+    each = 1e6 * count * number / rate
     return Sample(rate, cpu * 1e6 / done, each, each, done)
 
 
