@@ -8,7 +8,7 @@ between the two each request gets its one answer, whole or in parts. Must not kn
 
 from __future__ import annotations
 
-from socket import MSG_DONTWAIT, MSG_PEEK
+import select
 from time import time
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 from wsgiref.handlers import format_date_time
@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 __all__ = ["FrontDoor", "Stamp"]
 
 _FOREVER: Final = float("inf")
-_GLANCE: Final = int(MSG_PEEK | MSG_DONTWAIT)
-"""What has come is looked at, and left."""
+_ENDED: Final[int] = getattr(select, "POLLRDHUP", select.POLLHUP)
+"""The peer has sent its FIN; where the system has no such flag, POLLHUP says it (macOS)."""
+_ONE: Final = select.poll()
+"""For looking at one connection, now."""
 _MAX_HELD: Final = 64 * 1024
 """Bytes of later requests taken in while one is being answered; then reading stops."""
 _BODILESS: Final = (204, 304)
@@ -201,14 +203,14 @@ class FrontDoor(Protocol):
 
     def alive(self) -> bool:
         """Whether the caller is still there: its FIN may have come and not been read."""
-        if self._gone or ISSLTransport.providedBy(self.transport):
-            return not self._gone
-        try:
-            return bool(self.transport.socket.recv(1, _GLANCE))
-        except BlockingIOError:
-            return True
-        except OSError:
+        if self._gone:
             return False
+        descriptor = self.transport.fileno()
+        _ONE.register(descriptor, _ENDED)
+        try:
+            return not _ONE.poll(0)
+        finally:
+            _ONE.unregister(descriptor)
 
     # --- answers, one at a time and in order
 

@@ -996,3 +996,24 @@ class SocketTests(DoorCase):
         self.caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.caller.close()
         self.assertIs(self.come(), CONNECTION_LOST)
+
+    def test_alive(self) -> None:
+        """A caller with nothing, or more, to say is there; nothing is taken by looking."""
+        self.assertTrue(self.door.alive())
+        self.caller.sendall(POST)
+        select([self.transport.socket], [], [], 5)
+        self.assertTrue(self.door.alive())
+        self.assertIsNone(self.come())
+        self.assertTrue(self.caller.recv(10_000).startswith(b"HTTP/1.1 200"))
+
+    def test_a_fin_that_was_not_read(self) -> None:
+        """Whoever has ended his side is gone before anybody has read that, also behind bytes."""
+        self.caller.sendall(POST[:10])
+        self.caller.shutdown(socket.SHUT_WR)
+        select([self.transport.socket], [], [], 5)
+        self.assertFalse(self.door.alive())
+        self.assertIsNone(self.come())
+        self.assertFalse(self.door.alive())
+        self.assertIs(self.come(), CONNECTION_DONE)
+        self.transport.connectionLost(Failure(CONNECTION_DONE))
+        self.assertFalse(self.door.alive())
