@@ -9,6 +9,7 @@ ends as ``call.py`` does. ``README.md`` beside this file explains the rows and h
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import statistics
 import sys
@@ -58,16 +59,13 @@ def run(result: Result, only: Sequence[str], folder: Path) -> None:
     several = Load(lines, "application/json", SOME)
     running = gate("echo_bytes.py", workers=2, in_flight=8)(folder / "gate")
     with running.child:
-        call, push = running.at("/call/bench"), running.at("/push/kept")
-        batch = running.at("/push/kept?each=line")
-
-        def load(url: str, what: Load) -> functools.partial[Sample]:
-            return functools.partial(measure, running.child, url, what)
-
+        call = functools.partial(measure, running.child, running.at("/call/bench"), single)
+        push = functools.partial(keep, running, itertools.count(), single)
+        lots = functools.partial(keep, running, itertools.count(), several, query="?each=line")
         rows = (
-            Row("call", "calls, in_flight 8, 64 callers", load(call, single)),
-            Row("push", "pushes, 64 callers", load(push, single)),
-            Row("push-lines", f"pushes of {LINES} lines, 8 callers", load(batch, several)),
+            Row("call", "calls, in_flight 8, 64 callers", call),
+            Row("push", "pushes, 64 callers", push),
+            Row("push-lines", f"pushes of {LINES} lines, 8 callers", lots),
             Row("job", "jobs, from push to succeeded", functools.partial(through, running, single)),
             Row(
                 "job-lines",
@@ -83,6 +81,16 @@ def run(result: Result, only: Sequence[str], folder: Path) -> None:
         name = section.__name__.removesuffix("_checks")
         if wanted(name, only):
             result.checks += section(folder, bodies.small.read_bytes(), result)
+
+
+def keep(
+    running: Running, numbers: Iterator[int], load: Load, seconds: float, *, query: str = ""
+) -> Sample:
+    """
+    Push to a queue that nobody drains, each time another: none grows to its `max_backlog`.
+    """
+    url = running.at(f"/push/kept-{load.connections}-{next(numbers)}{query}")
+    return measure(running.child, url, load, seconds)
 
 
 def through(
