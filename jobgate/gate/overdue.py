@@ -79,16 +79,16 @@ class Overdue:
             worker.overran(cause)
             return
         if command.state is RUNNING and now >= command.deadline:
-            self._outcomes.fail(command, _too_late(command, now), now)
+            self._outcomes.fail(command, _too_late(command), now)
             worker.cancel(command)
         command.due = limit if command.state is DONE else min(limit, command.deadline)
         if command.worker is not None and command.due != _FOREVER:
             self.deadlines.add(command, now)
 
 
-def _too_late(command: Command, now: float) -> JobgateError:
+def _too_late(command: Command) -> JobgateError:
     """Its caller's time is up: whether it ran or only waited at a worker makes a difference."""
-    cause = f"the caller's {now - command.accepted:.3f} s were up"
+    cause = f"the caller's {command.deadline - command.accepted:g} s were up"
     if command.began:
         return WorkerTimeout(cause, attempt=command.attempt)
     return QueueTimeout(f"{cause}; a worker had it, but was at another still")
