@@ -7,6 +7,7 @@ running reactor. Both make sure that nothing is left.
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     Employ = Callable[..., SdkWorker]
     StartGate = Callable[..., Program]
     Embed = Callable[[Mapping[str, Any]], Awaitable[Gate]]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A script has put us into its background. What is started here would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _programs(folder: Callable[[], Path]) -> Iterator[StartGate]:
