@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import socket
+import struct
 import time
 from typing import TYPE_CHECKING, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Caller", "metric", "push_lines", "request_bytes", "wait_for_metric"]
 
-PATIENCE = 120.0
+PATIENCE = 120
 LENGTH = b"\r\nContent-Length: "
 LINES = 1000
 """Of one push, where only the number of jobs matters."""
@@ -74,6 +75,10 @@ class Caller:
         parts = urlsplit(url)
         self.socket = socket.create_connection((parts.hostname, parts.port), PATIENCE)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Python's own timeout takes a poll(2) before whatever is read or written.
+        self.socket.settimeout(None)
+        for bound in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self.socket.setsockopt(socket.SOL_SOCKET, bound, struct.pack("ll", PATIENCE, 0))
         self._left = b""
 
     def ask(self, request: bytes) -> Answer:
