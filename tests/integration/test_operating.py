@@ -523,7 +523,7 @@ def test_web_pages_are_kept_out(plain: Program, headers: dict[str, str], status:
 
 
 def test_tls_endpoint(start_gate: Callable[..., Program], tmp_path: Path) -> None:
-    """`listen = ["ssl:..."]`: small and large answers, refusals, streams, keep-alive."""
+    """`listen = ["ssl:..."]`: small and large answers, refusals, streams, keep-alive, pulls."""
     _make_certificate(tmp_path)
     listen = "ssl:0:interface=127.0.0.1:privateKey=key.pem:certKey=cert.pem"
     gate = start_gate(
@@ -550,6 +550,8 @@ def test_tls_endpoint(start_gate: Callable[..., Program], tmp_path: Path) -> Non
         assert ask("/call/q", large) == (200, large)
         status, body = ask("/call/actor", steps(("chunks", {"count": 20, "size": 100_000})))
         assert (status, len(body)) == (200, sum(len(f"{n}:\n") + 100_000 for n in range(20)))
+        assert ask("/push/letters", b"dear Ada")[0] == 202
+        assert ask("/pull/letters?wait=5", b"") == (200, b"dear Ada")
         status, body = ask("/call/q", b"x" * 5_000_000)
         assert status == 413
         assert json.loads(body)["type"] == "/problems/body-too-large"
