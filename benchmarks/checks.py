@@ -110,16 +110,12 @@ class Claim:
 
 
 LESS = False
-BESIDE = Bar(0.85)
-"""A worker from outside may cost a little more than a child, whose pipes are cheaper."""
 CLAIMS = (
     Claim("bytes, in_flight 1: rate / Klein constant", "bytes-1", "klein", "rate", Bar(3.5, 4.0)),
     Claim("bytes, in_flight 8: rate / Klein constant", "bytes-8", "klein", "rate", Bar(6.0, 7.0)),
     Claim("JSON, in_flight 1: rate / mosec", "json-1", "mosec", "rate", Bar(1.8, 2.5)),
     Claim("JSON, in_flight 8: rate / mosec", "json-8", "mosec", "rate", Bar(2.8, 3.5)),
     Claim("JSON, in_flight 8: CPU / mosec", "json-8", "mosec", "cpu", Bar(0.5, more=LESS)),
-    Claim("socket workers, in_flight 1: rate / child's", "outside-1", "bytes-1", "rate", Bar(0.85)),
-    Claim("socket workers, in_flight 8: rate / child's", "outside-8", "bytes-8", "rate", Bar(0.85)),
     Claim("1 caller: p50 / Klein constant", "bytes-1-c1", "klein-c1", "p50", Bar(0.65, more=LESS)),
     Claim("1 MiB JSON: rate / mosec", "large-json", "large-mosec", "rate", Bar(1.0)),
     Claim("1 MiB bytes: rate / bare front", "large-bytes", "large-front", "rate", Bar(0.4), 400),

@@ -1,5 +1,5 @@
 """
-How fast is pulling? Lines out of a queue, whole cycles beside beanstalkd, and many who wait.
+How fast is work done from outside? Lines, cycles, workers over sockets, and many who wait.
 
 ``python benchmarks/pull.py`` starts every server as a child process, measures in interleaved
 rounds, prints a table of rows and of claims, and ends as ``call.py`` does. ``README.md`` beside
@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING
 
 from callers import PATIENCE, Caller, push_lines, request_bytes
 from checks import Bar, Check
+from groups import chosen, run_group
 from measure import Sample, spread_of
 from processes import BenchmarkError, Child, raise_descriptor_limit
 from report import MEBI, Result
+from rows import SERVERS, Bodies, outside_rows
 from runs import Row, figure, interleave, main, ratio, say, wanted
 from servers import Running, free_port, gate, version_of, wait_for_port
 
@@ -76,6 +78,9 @@ def run(result: Result, only: Sequence[str], folder: Path) -> None:
                 about = "put, reserve, delete" + (", each synced" if options else "")
                 rows.append(Row(f"{name}{kind}", f"{about}, {many(clients)}", cycle))
         interleave(rows, result, only)
+    calls = chosen(outside_rows(Bodies.make(folder)), only, result)
+    if calls:
+        run_group(calls, folder / "outside", result, SERVERS)
     result.checks += claims(result)
     if wanted("waiting", only):
         result.checks += waiting_checks(folder)
@@ -93,6 +98,9 @@ def claims(result: Result) -> Iterator[Check]:
         for kind, beside, floor in (("", "", 0.4), (ALONE, ALONE, 0.4), ("-100", "", 1.0)):
             row, other = f"cycle-{name}{kind}", f"{baseline}{beside}"
             yield from ratio(result, f"{row}: rate / {other}", row, other, Bar(floor))
+    for depth in (1, 8):
+        row, other = f"outside-{depth}", f"child-{depth}"
+        yield from ratio(result, f"{row}: rate / {other}", row, other, Bar(0.85))
 
 
 # --- lines out of a queue
@@ -276,4 +284,4 @@ def push_one(
 
 
 if __name__ == "__main__":
-    sys.exit(main("Measure pulling, beside beanstalkd.", run))
+    sys.exit(main("Measure work that is done from outside, beside beanstalkd and children.", run))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from servers import Starter
 
-__all__ = ["SERVERS", "Bodies", "Call", "groups"]
+__all__ = ["SERVERS", "Bodies", "Call", "groups", "outside_rows"]
 
 SMALL = 100
 LARGE = 2**20
@@ -117,13 +117,27 @@ def small_rows(bodies: Bodies) -> tuple[Call, ...]:
         Call("klein", "klein", many, None, "stock Klein, constant answer"),
         Call("bytes-1", "gate bytes 1", many, body, "jobgate, bytes, in_flight 1"),
         Call("bytes-8", "gate bytes 8", many, body, "jobgate, bytes, in_flight 8"),
-        Call("outside-1", "gate outside 1", many, body, "jobgate, socket workers, in_flight 1"),
-        Call("outside-8", "gate outside 8", many, body, "jobgate, socket workers, in_flight 8"),
         Call("mosec", "mosec", many, body, "mosec, JSON"),
         Call("json-1", "gate json 1", many, body, "jobgate, JSON, in_flight 1"),
         Call("json-8", "gate json 8", many, body, "jobgate, JSON, in_flight 8"),
         Call("klein-c1", "klein", one, None, "stock Klein, constant, 1 caller"),
         Call("bytes-1-c1", "gate bytes 1", one, body, "jobgate, bytes, 1 caller"),
+    )
+
+
+def outside_rows(bodies: Bodies) -> tuple[Call, ...]:
+    """
+    List the rows that compare workers from outside with children.
+    """
+    many = Load(bodies.small, "application/json", MANY)
+    body = bodies.small.read_bytes()
+    return tuple(
+        Call(f"{name}-{depth}", f"gate {server} {depth}", many, body, f"{about}, in_flight {depth}")
+        for depth in (1, 8)
+        for name, server, about in (
+            ("child", "bytes", "calls, two workers of the gate's own"),
+            ("outside", "outside", "calls, two workers over sockets"),
+        )
     )
 
 
