@@ -67,7 +67,8 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Do it."""
-    config = GateConfig(gate=GateSettings(), queues={"run": _queue(args)})
+    # A store in this folder would be some gate's, with its jobs.
+    config = GateConfig(gate=GateSettings(store="memory:"), queues={"run": _queue(args)})
     source = _open(args.file)
     total = os.fstat(source).st_size or None
     flags = {fd: fcntl.fcntl(fd, fcntl.F_GETFL) for fd in (source, 1)}

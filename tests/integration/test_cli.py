@@ -295,6 +295,16 @@ def test_run_keeps_the_order(tmp_path: Path) -> None:
     assert done == (0, b"".join(b"%d\n" % number for number in range(20)), b"")
 
 
+def test_run_leaves_a_store_alone(tmp_path: Path) -> None:
+    """A gate that was started in the same folder keeps its jobs there."""
+    store = tmp_path / "jobgate.db"
+    store.write_bytes(b"not to be touched")
+    words = jobgate("run", "--worker", worker("echo"), cwd=tmp_path, stdin=WORDS)
+    assert (words.returncode, words.stdout, words.stderr) == (0, WORDS, b"")
+    assert store.read_bytes() == b"not to be touched"
+    assert list(tmp_path.iterdir()) == [store]
+
+
 def test_run_in_batches(tmp_path: Path) -> None:
     """As many lines at a time as were wanted; those that are over are not kept waiting."""
     of_twos = ["--worker", worker("batcher"), "--workers", "1", "--batch-size", "2"]
