@@ -128,12 +128,12 @@ class Client:
         patience: float = 0,
         told: Callable[[str], None] = lambda _: None,
     ) -> None:
-        parts = urlsplit(url)
         try:
+            parts = urlsplit(url)
             port = parts.port
         except ValueError:
-            port = -1
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
+            parts, port = urlsplit(""), None
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             raise CliError(f"found the URL {url!r}, wanted http://HOST:PORT or https://…", USAGE)
         if parts.query or parts.fragment or parts.username:
             raise CliError(f"found the URL {url!r}, wanted it without ?, # and @", USAGE)

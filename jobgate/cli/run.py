@@ -12,6 +12,8 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+from errno import EISDIR
+from stat import S_ISDIR
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -144,9 +146,13 @@ def _open(name: str) -> int:
     if name == "-":
         return 0
     try:
-        return os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        source = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise CliError(f"{name}: {error.strerror}") from None
+    if S_ISDIR(os.fstat(source).st_mode):
+        # Found out later, it would look like the end of the lines.
+        raise CliError(f"{name}: {os.strerror(EISDIR)}")
+    return source
 
 
 def _tell_of_workers(ending: list[bool]) -> None:

@@ -143,6 +143,7 @@ def test_tokens(start_gate: StartGate) -> None:
         (("call", "a", "b", "c"), "found 'a' 'b' 'c', wanted [URL] QUEUE [BODY]"),
         (("call", "http://", "q", "b"), "found the URL 'http://', wanted http://HOST:PORT"),
         (("call", "http://h:port", "q", "b"), "found the URL 'http://h:port', wanted"),
+        (("call", "http://[h", "q", "b"), "found the URL 'http://[h', wanted"),
         (("call", "http://h/?a", "q", "b"), "found the URL 'http://h/?a', wanted it without"),
         (("call", "q", "b", "--file", "c"), "found a BODY and --file, wanted one of them"),
         (("run",), "found no worker, wanted either --worker or --config"),
@@ -356,6 +357,14 @@ def test_run_with_a_worker_that_cannot_live() -> None:
     assert (status, out) == (1, b"\n")
     assert b"jobgate: line 1: no-worker: " in err
     assert err.endswith(b"jobgate: ended at line 1\n")
+
+
+def test_run_without_lines(tmp_path: Path) -> None:
+    """What cannot be read is not taken for a file without lines."""
+    for path, why in ((tmp_path, "Is a directory"), (tmp_path / "nothing", "No such file")):
+        status, out, err = run("--worker", worker("echo"), str(path))
+        assert (status, out) == (1, b"")
+        assert err.decode().startswith(f"jobgate: {path}: {why}")
 
 
 def test_run_with_a_configuration() -> None:
