@@ -32,7 +32,7 @@ class BatchQueue(CommandQueue):
     Commands on their way to a worker, many at a time.
 
     Args:
-        size: How many may wait while no Runner does.
+        size: How many calls may wait while no Runner does.
         clock: Seconds and timers.
         batching: When a batch goes.
     """
@@ -70,10 +70,10 @@ class BatchQueue(CommandQueue):
         Let the command wait, and all go that now may.
 
         Raises:
-            QueueOverflow: `size` commands wait already, and for this one no Runner does.
+            QueueOverflow: `size` calls wait already, and for this one no Runner does.
         """
         pending = self.pending
-        if self.size is not None and pending.count >= self.size and not self.free_now:
+        if not (self.size is None or command.job or self.calls < self.size or self.free_now):
             raise QueueOverflow
         pending.append(command)
         batching = self._batching

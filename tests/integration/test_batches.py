@@ -394,6 +394,23 @@ def test_lines_that_die(shared: Program) -> None:
     shared.ready("lines")
 
 
+def test_jobs_beyond_size(start_gate: Callable[..., Program]) -> None:
+    """`size` bounds calls: jobs wait in any number, and leave calls their places."""
+    gate = start_gate({"queues": {"q": batcher(batch=batch(4, 0.01), size=8)}})
+    assert gate.post("/queues/q/pause").status == 200
+    singles = [gate.post("/push/q", b"%d" % number) for number in range(30)]
+    assert [answer.status for answer in singles] == [202] * 30
+    lines = b"".join(b"line %d\n" % number for number in range(300))
+    assert gate.post("/push/q?each=line", lines).json["accepted"] == 300
+    waiting = calls(gate, "q", *[b"call %d" % number for number in range(8)])
+    assert gate.call("q", b"one too many").slug == "queue-full"
+    assert gate.post("/queues/q/resume").status == 200
+    assert [result(each).status for each in waiting] == [200] * 8
+    for answer in singles:
+        assert gate.get(f"/jobs/{answer.json['id']}/result?wait=20").status == 200
+    assert at_rest(gate, "q")["commands_succeeded_total"] == 338
+
+
 # --- options, reload, and the whole crowd
 
 
