@@ -318,7 +318,7 @@ class FrontDoor(Protocol):
             if exchange is not self._current:
                 return
             self._paused = None
-            if failure is not None and not response.events:
+            if failure is not None and (bodiless or not response.events):
                 # Without chunks, only a reset tells the caller that this was not all.
                 if chunked:
                     limit = self._server.settings.body_timeout or _FOREVER

@@ -764,6 +764,22 @@ class AnswerTests(DoorCase):
             self.assertNotIn(b"0\r\n\r\n", transport.sent)
             self.end(transport)
 
+    def test_bodiless_stream_that_fails(self) -> None:
+        """Not one byte of an event either: the next answer would begin with it."""
+        for status in (204, 304):
+            door, transport = self.connect()
+            door.dataReceived(GET)
+            response = Response(status, "text/plain")
+            response.stream = ReplyStream()
+            response.events = True
+            self.served[-1].answer(response)
+            response.stream.chunk(b"")
+            response.stream.end(Failure(WorkerTimeout("too long")))
+            self.assertTrue(transport.sent.endswith(b"\r\n\r\n"))
+            self.assertNotIn(b"event", transport.sent)
+            self.assertTrue(transport.aborted)
+            self.end(transport)
+
     def test_closing(self) -> None:
         """While the server stops every answer says `Connection: close`, and idle connections go."""
         _, idle = self.connect()
