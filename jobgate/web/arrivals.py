@@ -147,9 +147,13 @@ class Arrivals:
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header; trailers are dropped (RFC 9110, section 6.5.1)."""
+        """
+        One header; trailers are dropped (RFC 9110, section 6.5.1).
+
+        The parser leaves what is white behind a value, which is no part of it (section 5.5).
+        """
         if self._exchange is None:
-            self._fields.append((name, value))
+            self._fields.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         """All headers are here: the last moment to refuse the body."""

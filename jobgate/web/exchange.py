@@ -122,7 +122,8 @@ class Head:
         self.headers = headers
         self.http10 = http10
         self.keep_alive = keep_alive
-        self.length = int(headers.get(b"content-length", 0))
+        # The parser has seen to it that it fits 64 bits, however many zeros come first.
+        self.length = int(headers.get(b"content-length", b"").lstrip(b"0") or 0)
         self.content_type = headers.get(b"content-type", b"").decode("latin-1") or _OCTETS
         self.way: tuple[Handle, str] | None = None
 

@@ -20,6 +20,7 @@ __all__ = [
     "PUSH_FIELDS",
     "Preferences",
     "boolean",
+    "count",
     "idempotency_key",
     "key",
     "preferences",
@@ -60,6 +61,7 @@ PUSH_FIELDS = frozenset(
 
 _SECONDS = re.compile(rb"\d{1,9}(\.\d{1,30})?\Z")
 """As many decimals as a program writes that subtracts two times and does not round."""
+_COUNT = re.compile(r"[0-9]{1,9}\Z")
 _URGENCY = re.compile(rb"(?:^|,)\s*u\s*=\s*(-?\d{1,9})\s*(?:,|;|\Z)")
 _URGENCY_NAMED = re.compile(rb"(?:^|,)\s*u\s*(?:=|,|;|\Z)")
 _PREFERENCE = re.compile(
@@ -95,6 +97,20 @@ def seconds(name: str, value: bytes) -> float:
     number = float(value) if _SECONDS.match(value) else 0.0
     if number <= 0:
         message = f"{name}: found {_shown(value)}, wanted a number of seconds above 0"
+        raise BadRequest(message)
+    return number
+
+
+def count(name: str, text: str, most: int) -> int:
+    """
+    How many, from 1 to `most`.
+
+    Raises:
+        BadRequest: It is none.
+    """
+    number = int(text) if _COUNT.match(text) else 0
+    if not 1 <= number <= most:
+        message = f"{name}: found {text[:100]!r}, wanted a number from 1 to {most}"
         raise BadRequest(message)
     return number
 

@@ -59,8 +59,8 @@ def terms(asked: Mapping[str, str], wait: float) -> Terms:
     if each not in (None, "line"):
         message = f"each: found {each!r}, wanted line"
         raise BadRequest(message)
-    most = _number("max", asked.get("max", "1"))
-    least = _number("min", asked.get("min", "1"))
+    most = read.count("max", asked.get("max", "1"), _MOST)
+    least = read.count("min", asked.get("min", "1"), _MOST)
     if most > 1 and each is None:
         raise BadRequest("max: found more than 1, wanted each=line with it")
     if least > most:
@@ -87,10 +87,3 @@ def lease_seconds(text: str) -> float:
         message = f"lease: found {text}, wanted at most {_LONGEST_LEASE:.0f} seconds"
         raise BadRequest(message)
     return seconds
-
-
-def _number(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= _MOST):
-        message = f"{name}: found {text!r}, wanted a number from 1 to {_MOST}"
-        raise BadRequest(message)
-    return int(text)

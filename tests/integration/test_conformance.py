@@ -217,6 +217,27 @@ CASES = {
         400,
         "bad-request",
     ),
+    "a length with zeros in front": Case(
+        b"POST /call/q HTTP/1.1\r\nHost: localhost\r\n"
+        b"Content-Length: " + b"0" * 5000 + b"1\r\n\r\nx",
+        200,
+        b"x",
+    ),
+    "a length of zeros": Case(
+        b"POST /call/q HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0000\r\n\r\n", 200, b""
+    ),
+    "what is white behind values": Case(
+        b"POST /call/q HTTP/1.1\r\nHost: localhost \r\nContent-Length: 1\t\r\n"
+        b"Jobgate-Timeout: 5 \t\r\nJobgate-No-Queue: ?1 \r\n\r\nx",
+        200,
+        b"x",
+    ),
+    "white behind chunked": Case(
+        b"POST /call/q HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked \r\n\r\n"
+        b"1\r\nx\r\n0\r\n\r\n",
+        200,
+        b"x",
+    ),
     "an empty content type": Case(post("/call/q", b"x", Content_Type=""), 200, b"x"),
     "a foreign host": Case(post("/call/q", b"x", Host="evil.example"), 403, "forbidden"),
     "a foreign origin": Case(post("/call/q", b"x", Origin="http://evil.example"), 403, "forbidden"),

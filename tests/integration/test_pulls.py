@@ -125,6 +125,8 @@ def test_hung_up(gate: Program) -> None:
         "max=x&each=line",
         "max=2",
         "max=1001&each=line",
+        "max=0000000012500&each=line",
+        "max=000000001" + "0" * 4300 + "&each=line",
         "each=word",
         "max=2&min=3&each=line",
         "what=1",
