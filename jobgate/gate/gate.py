@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from jobgate.command import PRIORITY, Command
 from jobgate.config import is_queue_name
 from jobgate.errors import ShuttingDown, UnknownQueue
+from jobgate.gate.arguments import checked
 from jobgate.gate.audit import Audit
 from jobgate.gate.dispatcher import Dispatcher
 from jobgate.gate.foreman import Foreman
@@ -265,22 +266,21 @@ class Gate:
 
         Returns:
             Fires with its id once the store has it; fails with a JobgateError, or with TypeError
-            if the body is not bytes.
+            or ValueError if an argument cannot be.
         """
-        if (unfit := _unfit(body)) is not None:
-            return fail(unfit)
         try:
+            given = checked(body, content_type, priority, delay, span="delay")
             config = self.queue(queue).config
-        except (UnknownQueue, ShuttingDown):
+        except (UnknownQueue, ShuttingDown, TypeError, ValueError):
             return fail()
         job = NewJob(
             id=self.ids.make(),
             queue=queue,
-            body=body,
-            content_type=content_type,
-            priority=priority,
+            body=given.body,
+            content_type=given.content_type,
+            priority=given.priority,
             attempts=config.attempts,
-            delay=delay,
+            delay=given.seconds,
             expires=config.expires,
             keep=config.result_ttl,
             once=config.retry == "never",
@@ -343,11 +343,15 @@ class Gate:
             key: Commands with the same one go to the same shard.
 
         Returns:
-            Fires with the Reply; fails with a JobgateError, or with TypeError if the body is not
-            bytes.
+            Fires with the Reply; fails with a JobgateError, or with TypeError or ValueError if an
+            argument cannot be.
         """
-        if (unfit := _unfit(body)) is not None:
-            return fail(unfit)
+        try:
+            body, content_type, priority, timeout, key = checked(
+                body, content_type, priority, timeout, key
+            )
+        except (TypeError, ValueError):
+            return fail()
         now = self.reactor.seconds()
         deadline = now + timeout if timeout else _FOREVER
         command = Command(queue, self.ids.make(), body, content_type, priority, now, deadline)
@@ -472,10 +476,3 @@ class Gate:
             self._audit.close()
             self._audit = None
         return self.jobs.close()
-
-
-def _unfit(body: object) -> TypeError | None:
-    """A text as a body would be found out only when it is written to a worker."""
-    if isinstance(body, bytes | bytearray | memoryview):
-        return None
-    return TypeError(f"body: found {type(body).__name__}, wanted bytes")

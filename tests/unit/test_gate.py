@@ -113,6 +113,50 @@ class GateTests(SynchronousTestCase):
         gate.call("q", bytearray(b"these will do")).addErrback(lambda _: None)
         self.assertEqual(self.reactor.workers[0].commands[0].body, b"these will do")
 
+    def test_odd_arguments(self) -> None:
+        """Each fails at once in words, is not counted, and no worker suffers from it."""
+        gate = self.build()
+        nan, endless = float("nan"), float("inf")
+        odd: list[tuple[str, dict[str, Any], str]] = [
+            ("call", {"key": None}, "key: found NoneType, wanted str"),
+            ("call", {"key": b"k"}, "key: found bytes, wanted str"),
+            ("call", {"key": "\ud800"}, r"key: found '\ud800', wanted printable characters"),
+            ("call", {"timeout": nan}, "timeout: found nan, wanted 0 seconds or more"),
+            ("call", {"timeout": -1}, "timeout: found -1, wanted 0 seconds or more"),
+            ("call", {"timeout": "1"}, "timeout: found str, wanted a number of seconds"),
+            ("push", {"delay": nan}, "delay: found nan, wanted 0 seconds or more"),
+        ]
+        for way in ("call", "push"):
+            odd += [
+                (way, {"content_type": "a\r\nb"}, "content_type: found"),
+                (way, {"content_type": None}, "content_type: found NoneType, wanted str"),
+                (way, {"priority": 3.0}, "priority: found float, wanted int"),
+                (way, {"priority": 8}, "priority: found 8, wanted 0 to 7"),
+            ]
+        for way, how, why in odd:
+            failure = self.failureResultOf(getattr(gate, way)("q", b"", **how))
+            self.assertTrue(failure.check(TypeError, ValueError), failure)
+            self.assertTrue(str(failure.value).startswith(why), failure.value)
+        self.assertEqual(gate.dispatcher["q"].stats.accepted, 0)
+        self.successResultOf(gate.push("q", b"", delay=endless))
+
+    def test_subclasses(self) -> None:
+        """What is a text or a number only by descent reaches workers as such."""
+        gate = self.build()
+
+        class Text(str):
+            """Of which encoders know nothing."""
+
+            __slots__ = ()
+
+        kind = Text("text/plain")
+        gate.call("q", memoryview(b"x"), kind, key=Text("k"), timeout=1e300).addErrback(
+            lambda _: None
+        )
+        command = self.reactor.workers[0].commands[0]
+        self.assertEqual((command.body, command.meta["content_type"]), (b"x", "text/plain"))
+        self.assertEqual(command.meta["headers"], {"jobgate-key": "k"})
+
     def test_key(self) -> None:
         """The key of a call goes to the worker too."""
         gate = self.build()
